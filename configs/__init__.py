@@ -1,0 +1,13 @@
+"""Named presets of every experiment, one file each: values of the recipe's `Config`, by size.
+
+A file names its recipe module (`RECIPE`), its sizes (`SIZES`, the default one first) and the seeds
+of each size (`SEEDS`). This table is what `python -m train` lists; it imports nothing, so that
+listing is quick.
+"""
+
+PRESETS = {
+    "aioli": (
+        "mixture learned by Aioli from a bad start, against its controls (about 5 min on 2 cores)"
+    ),
+    "lm": "one language model on one mixture of groups; --size picks tiny, demo, 10M, 160M or 1B",
+}

@@ -1,0 +1,1 @@
+"""Evaluations, one per file: `python -m evals NAME`."""

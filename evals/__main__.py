@@ -1,0 +1,32 @@
+"""Evaluate a run: `python -m evals NAME [--field value ...]`."""
+
+import sys
+
+from jlab.cli import choose, guarded, listing, load, parse_config
+
+EVALS = {
+    "perplexity": "perplexity and bits per byte of every group, for a run folder",
+}
+
+
+def main() -> int:
+    """Entry point of `python -m evals` and `jlab-eval`."""
+    return guarded(_main)
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(listing("python -m evals", EVALS, "NAME"))
+        return 0
+    name = choose(arguments[0], EVALS, "NAME")
+    module = load(f"evals.{name}")
+    rest = arguments[1:]
+    # One leading word is the evaluation's subject: `perplexity RUN` is `perplexity --run RUN`.
+    if rest and not rest[0].startswith("-"):
+        rest = [f"--{module.SUBJECT}", *rest]
+    config = parse_config(module.Config(), rest, f"python -m evals {name}")
+    return module.run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What both command lines share: typed flags from a config, one-line errors, run folders, seeds.
+
+Run options (`--resume`, `--seeds`, ...) are argparse's; every field of the experiment's config is
+a flag by tyro. Whatever is wrong with them ends in one line on stderr and exit code 2.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+USAGE = 2  # exit code of bad input
+FAILED = 1  # exit code of a run that could not finish
+
+
+class UsageError(Exception):
+    """Bad input on the command line or in a file that it names; the message is one line."""
+
+
+def guarded(main: Callable[[Sequence[str]], int]) -> int:
+    """Run a command line's main function; errors that are the user's become one line."""
+    try:
+        return main(sys.argv[1:])
+    except (UsageError, ValueError, FileNotFoundError, NotADirectoryError) as error:
+        return fail(error, USAGE)
+    except KeyboardInterrupt:
+        return fail("interrupted before the first step; nothing to resume", 130)
+
+
+def fail(error: object, code: int) -> int:
+    """Print one line for an error and return the exit code."""
+    line = " ".join(str(error).split())
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+def listing(program: str, entries: dict[str, str], noun: str) -> str:
+    """Help text that lists what can be run."""
+    width = max(map(len, entries)) + 2
+    lines = [f"  {name:<{width}}{text}" for name, text in entries.items()]
+    return "\n".join(
+        [f"usage: {program} {noun} [--field value ...]", "", f"{noun.lower()}s:", *lines, ""]
+        + [f"Fields of one: {program} {noun} --help"]
+    )
+
+
+def choose(name: str, entries: dict[str, str], noun: str) -> str:
+    """The name if it is known.
+
+    Raises:
+      UsageError: it is not; names the nearest one.
+    """
+    from jlab.training.config import nearest
+
+    if name not in entries:
+        raise UsageError(f"unknown {noun.lower()} {name!r}; {nearest(name, entries)}")
+    return name
+
+
+def parse_config(config: Any, arguments: Sequence[str], program: str, options: str = "") -> Any:
+    """Overwrite a config's fields from flags such as `--optimizer.learning-rate 1e-3`.
+
+    Args:
+      config: the values that stand where no flag is given.
+      arguments: the command line without run options.
+      program: name for the help text.
+      options: help text of the run options, printed before the fields.
+
+    Raises:
+      UsageError: an unknown flag, a wrong value, or a combination that the config refuses.
+    """
+    import tyro
+
+    if "--help" in arguments or "-h" in arguments:
+        print(options)
+        tyro.cli(type(config), args=["--help"], default=config, prog=program)
+    check_flags(config, arguments)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(type(config), args=list(arguments), default=config, prog=program)
+    except SystemExit:
+        raise UsageError(_one_line(said.getvalue())) from None
+
+
+def check_flags(config: Any, arguments: Sequence[str]) -> None:
+    """Refuse flags that no field has, by the nearest one that exists.
+
+    Raises:
+      UsageError: with the flag.
+    """
+    from jlab.training.config import nearest
+
+    known = set(_flags(config))
+    for argument in arguments:
+        flag = argument.split("=")[0].replace("_", "-")
+        if re.match(r"--[a-zA-Z]", flag) and flag not in known:
+            raise UsageError(f"unknown flag {flag}; {nearest(flag, sorted(known))}")
+
+
+def _flags(config: Any, prefix: str = "--") -> typing.Iterator[str]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        yield from _flags_of(value, field.name.replace("_", "-"), prefix)
+
+
+def _flags_of(value: Any, name: str, prefix: str) -> typing.Iterator[str]:
+    if dataclasses.is_dataclass(value):
+        yield from _flags(value, f"{prefix}{name}.")
+    elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        for i, item in enumerate(value):
+            yield from _flags(item, f"{prefix}{name}.{i}.")
+    else:
+        yield f"{prefix}{name}"
+        if isinstance(value, bool):
+            head, _, last = f"{prefix}{name}".removeprefix("--").rpartition(".")
+            yield f"--{head}.no-{last}" if head else f"--no-{last}"
+
+
+def _one_line(text: str) -> str:
+    """The message inside the box that tyro draws."""
+    words = re.sub(r"[─━╭╮╰╯│┃]", " ", text)
+    words = re.sub(r"For full helptext.*|Parsing error|\x1b\[[0-9;]*m", " ", words, flags=re.S)
+    return " ".join(words.split())[:280]
+
+
+def read_config(path: str, base: Any, preset: str) -> Any:
+    """A config from a run's `config.json`, or from a JSON file with just the fields to change.
+
+    Raises:
+      UsageError: no such file, not JSON, or of another preset.
+      ValueError: an unknown field or a wrong value in it.
+    """
+    from jlab.training.config import from_dict
+
+    saved = read_json(Path(path))
+    if saved.get("preset", preset) != preset:
+        raise UsageError(f"{path} is a config of preset {saved['preset']!r}, not of {preset!r}")
+    return from_dict(type(base), saved.get("config", saved), base=base)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file.
+
+    Raises:
+      UsageError: no such file, or it does not hold one.
+    """
+    if not path.is_file():
+        raise UsageError(f"config file {path} does not exist")
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"config file {path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"config file {path} must hold a JSON object")
+    return value
+
+
+def run_numbers(root: Path) -> list[int]:
+    """Numbers of the run folders below `runs/NAME`, ascending."""
+    return sorted(int(p.name) for p in root.glob("[0-9]*") if p.name.isdigit() and p.is_dir())
+
+
+def load(module: str) -> Any:
+    """Import the module of a preset, recipe or evaluation."""
+    return importlib.import_module(module)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are `UsageError`s."""
+
+    def error(self, message: str):
+        """Raise instead of printing the usage and exiting."""
+        raise UsageError(message)

@@ -1,0 +1,119 @@
+"""Tokenizers: bytes, a byte-level BPE trained on given texts, or any `tokenizer.json`.
+
+Text is always read as text: a special token spelled out in a document is encoded as its characters,
+so no document can end itself.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from jlab.data.pack import token_dtype
+
+if TYPE_CHECKING:
+    import tokenizers
+
+EOS = "<|endoftext|>"
+# Names that published tokenizers give the token that ends a document, commonest first.
+_EOS_NAMES = (EOS, "</s>", "<eos>", "<|end_of_text|>", "<|eos|>", "[EOS]")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to ids and back; equal when the fingerprints are.
+
+    Example:
+      >>> tokenizer = byte_tokenizer()
+      >>> tokenizer.encode_batch(["hi"])[0].tolist(), tokenizer.decode([104, 105, tokenizer.eos_id])
+      ([104, 105], 'hi')
+    """
+
+    kind: Literal["bytes", "bpe", "file"]
+    vocab_size: int  # ids are below it
+    eos_id: int  # ends a document; never produced from text
+    fingerprint: str  # SHA-256 of all that decides the ids
+    _model: "tokenizers.Tokenizer | None" = None
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, "tokens"]]:
+        """The ids of each text, without any special token."""
+        dtype = token_dtype(self.vocab_size)
+        if self._model is None:
+            return [np.frombuffer(text.encode(), np.uint8).astype(dtype) for text in texts]
+        encoded = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(one.ids, dtype) for one in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; special tokens are left out, broken UTF-8 becomes U+FFFD."""
+        ids = [int(i) for i in ids]
+        if self._model is None:
+            return bytes(i for i in ids if i != self.eos_id).decode(errors="replace")
+        return self._model.decode(ids, skip_special_tokens=True)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """UTF-8 bytes as ids 0..255, and 256 for the end of a document."""
+    return Tokenizer("bytes", 257, 256, hashlib.sha256(b"jlab bytes 257").hexdigest())
+
+
+def file_tokenizer(
+    path: Path, eos_token: str | None = None, kind: Literal["bpe", "file"] = "file"
+) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Args:
+      path: the file.
+      eos_token: its token that ends a document; None: the first of the common names that it has.
+      kind: what to call it; "bpe" is one that `train_bpe` made.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, not a tokenizer, or no such token.
+    """
+    import tokenizers
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'tokenizer must be "bytes", "bpe" or the path of a tokenizer.json; got {str(path)!r},'
+            " which is not a file"
+        )
+    data = path.read_bytes()
+    try:
+        model = tokenizers.Tokenizer.from_str(data.decode())
+    except Exception as error:  # the library raises bare Exception
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"tokenizer: {path} is not a tokenizer.json: {reason}") from error
+    model.no_padding()
+    model.no_truncation()
+    model.encode_special_tokens = True
+    vocabulary = model.get_vocab(with_added_tokens=True)
+    names = _EOS_NAMES if eos_token is None else (eos_token,)
+    eos = next((name for name in names if name in vocabulary), None)
+    if eos is None:
+        raise ValueError(
+            f"eos_token: {path} has none of {', '.join(map(repr, names))};"
+            " name its token that ends a document"
+        )
+    fingerprint = hashlib.sha256(data + b"\0" + eos.encode()).hexdigest()
+    return Tokenizer(kind, max(vocabulary.values()) + 1, vocabulary[eos], fingerprint, model)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
+    """Train a byte-level BPE and write it as a `tokenizer.json`; small texts give a smaller one."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    model = Model(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(texts, trainer)
+    path.write_text(model.to_str())

@@ -1,0 +1,135 @@
+"""One layer, and the scan of a pattern of layers over the depth."""
+
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jlab.nn.attention import SAVED, Tokens, attention, merge
+from jlab.nn.cache import KV, write
+from jlab.nn.config import LayerConfig, TransformerConfig
+from jlab.nn.layers import MLP, Linear, Norm, residual_std
+from jlab.nn.rope import rotate
+
+
+class Context(NamedTuple):
+    """What every layer needs to know of the tokens besides their activations."""
+
+    rope: tuple[tuple[Array, Array], ...]  # cosine and sine, per layer of the pattern
+    queries: Tokens
+    keys: tuple[Tokens, ...]  # per part of the cache; empty without one
+    slots: Int[Array, "b l"] | None  # where the cache takes these tokens
+
+
+class Attention(nn.Module):
+    """Projections, rotary embedding, attention over these tokens or over the cache."""
+
+    config: TransformerConfig
+    position: int  # in the pattern
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV, ...]
+    ) -> tuple[Float[Array, "b l d"], KV | None]:
+        """What the tokens read; with a cache, also the layer's cache after these tokens."""
+        layer = self.config.pattern[self.position]
+
+        def heads(name: str, count: int) -> Float[Array, "b l count head_dim"]:
+            y = Linear(count * layer.head_dim, layer.qkv_bias, name=name)(x)
+            return y.reshape(*x.shape[:2], count, layer.head_dim)
+
+        cos, sin = context.rope[self.position]
+        q = rotate(heads("q_proj", layer.heads), cos, sin)
+        k = rotate(heads("k_proj", layer.kv_heads), cos, sin)
+        v = heads("v_proj", layer.kv_heads)
+        if cached:
+            own = write(cached[0], context.slots, k, v)
+            out = _over_parts(q, (own, *cached[1:]), context, layer)
+        else:
+            own = None
+            out, _ = attention(q, k, v, context.queries, context.queries, window=layer.window)
+        out = out.reshape(*x.shape[:2], layer.heads * layer.head_dim)
+        std = residual_std(self.config)
+        return Linear(x.shape[-1], layer.out_bias, std, name="o_proj")(out), own
+
+
+def _over_parts(
+    q: Float[Array, "b l heads dim"], cached: tuple[KV, ...], context: Context, layer: LayerConfig
+) -> Float[Array, "b l heads dim"]:
+    """Attention over a cache and the prefixes that it continues.
+
+    The rows that share a prefix are laid side by side as more queries of that prefix's row, so
+    its keys are read where they lie.
+    """
+    outs, lses = [], []
+    for kv, keys in zip(cached, context.keys, strict=True):
+        rows = kv.keys.shape[0]
+        shared, queries = jax.tree.map(
+            lambda a, rows=rows: a.reshape(rows, -1, *a.shape[2:]), (q, context.queries)
+        )
+        k, v = kv.keys.astype(q.dtype), kv.values.astype(q.dtype)
+        out, lse = attention(shared, k, v, queries, keys, window=layer.window)
+        outs.append(out.reshape(q.shape))
+        lses.append(lse.reshape(q.shape[:3]))
+    return merge(outs, lses)
+
+
+class Layer(nn.Module):
+    """Attention and MLP behind their norms, added to the residual stream in turn or in parallel."""
+
+    config: TransformerConfig
+    position: int  # in the pattern
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], cached: tuple[KV, ...], context: Context
+    ) -> tuple[Float[Array, "b l d"], KV | None]:
+        """The residual stream after this layer, and the layer's cache if there is one."""
+        config, layer = self.config, self.config.pattern[self.position]
+        attn = Attention(config, self.position, name="attn")
+        read, kv = attn(Norm(config, name="attn_norm")(x), context, cached)
+        after = x + read
+        source = x if layer.parallel else after
+        thought = MLP(config, layer, name="mlp")(Norm(config, name="mlp_norm")(source))
+        return after + thought, kv
+
+
+class Period(nn.Module):
+    """The layers of the pattern in order: the body of the scan over depth."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], cached: tuple[tuple[KV, ...], ...], context: Context
+    ) -> tuple[Float[Array, "b l d"], tuple[KV | None, ...]]:
+        """The residual stream after one period, and the caches of its layers."""
+        written = []
+        for position, parts_of_layer in enumerate(cached):
+            layer = Layer(self.config, position, name=str(position))
+            x, kv = layer(x, parts_of_layer, context)
+            written.append(kv)
+        return x, tuple(written)
+
+
+def scanned_blocks(config: TransformerConfig) -> type[nn.Module]:
+    """`Period` scanned over `repeats`: parameters and caches carry the leading axis.
+
+    The backward pass keeps the results of matrix products and of attention and makes norms and
+    activations again: on CPU, writing those out for every layer costs more than making them twice.
+    """
+    keep = jax.checkpoint_policies
+    policy = keep.save_from_both_policies(
+        keep.dots_with_no_batch_dims_saveable, keep.save_only_these_names(SAVED)
+    )
+    # The scan itself keeps XLA from merging the recomputation with the forward pass.
+    body = nn.remat(Period, prevent_cse=False, policy=None if config.remat else policy)
+    return nn.scan(
+        body,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True},
+        in_axes=(0, nn.broadcast),
+        length=config.repeats,
+        unroll=config.scan_unroll,
+    )

@@ -1,0 +1,155 @@
+"""The shape of a transformer as frozen values, hashable and so static arguments of jit.
+
+A model is a `pattern` of layers run `repeats` times. A stack of equal layers is one layer repeated;
+an irregular stack is a full-length pattern with `repeats=1`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+DType = Literal["float32", "bfloat16", "float64"]
+# Before the configs, whose defaults are checked on import.
+_PREFIXES = {"RopeConfig": "rope", "LayerConfig": "layer", "TransformerConfig": "model"}
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {allowed}; got {value!r}")
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value > 0, f"{_PREFIXES[type(config).__name__]}.{name}", value, "positive")
+
+
+def _one_of(config: object, name: str, allowed: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    field = f"{_PREFIXES[type(config).__name__]}.{name}"
+    _require(value in allowed, field, value, f"one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embedding: the wavelengths, and how they stretch to longer texts."""
+
+    theta: float = 10000.0
+    """base of the geometric series of wavelengths"""
+    fraction: float = 1.0
+    """share of each head that is rotated, in (0, 1]"""
+    scaling: Literal["none", "linear", "dynamic", "llama3"] = "none"
+    """rule that stretches the wavelengths"""
+    factor: float = 1.0
+    """how many times longer than `original_length` (all scalings)"""
+    original_length: int = 8192
+    """context length before scaling, in tokens (dynamic and llama3)"""
+    low_freq_factor: float = 1.0
+    """wavelengths above original_length / low_freq_factor are stretched fully (llama3)"""
+    high_freq_factor: float = 4.0
+    """wavelengths below original_length / high_freq_factor are kept (llama3)"""
+
+    def __post_init__(self):
+        _positive(self, "theta", "original_length", "low_freq_factor")
+        _require(0 < self.fraction <= 1, "rope.fraction", self.fraction, "in (0, 1]")
+        _one_of(self, "scaling", ("none", "linear", "dynamic", "llama3"))
+        _require(self.factor >= 1, "rope.factor", self.factor, "at least 1")
+        allowed = f"above rope.low_freq_factor = {self.low_freq_factor}"
+        ordered = self.high_freq_factor > self.low_freq_factor
+        _require(ordered, "rope.high_freq_factor", self.high_freq_factor, allowed)
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """One layer: attention and MLP, each behind its norm."""
+
+    heads: int = 8
+    """query heads"""
+    kv_heads: int = 8
+    """key and value heads; divides `heads`"""
+    head_dim: int = 32
+    """width of a head"""
+    d_ff: int = 688
+    """hidden width of the MLP"""
+    gated: bool = True
+    """down(act(gate x) * up x); otherwise down(act(up x))"""
+    activation: Activation = "silu"
+    """`gelu` is the exact form, `gelu_tanh` the approximation (`gelu_new` elsewhere)"""
+    parallel: bool = False
+    """attention and MLP both read the layer's input; otherwise the MLP reads attention's output"""
+    qkv_bias: bool = False
+    """biases on the query, key and value projections"""
+    out_bias: bool = False
+    """bias on attention's output projection"""
+    mlp_bias: bool = False
+    """biases in the MLP"""
+    window: int | None = None
+    """a token sees itself and the window - 1 tokens before it; None: all before it"""
+    rope: RopeConfig = RopeConfig()
+    """rotary position embedding"""
+
+    def __post_init__(self):
+        _positive(self, "heads", "kv_heads", "head_dim", "d_ff")
+        allowed = f"a divisor of heads = {self.heads}"
+        _require(self.heads % self.kv_heads == 0, "layer.kv_heads", self.kv_heads, allowed)
+        _one_of(self, "activation", ("silu", "gelu", "gelu_tanh", "relu"))
+        seen = self.window is None or self.window > 0
+        _require(seen, "layer.window", self.window, "at least 1, or None")
+        allowed = (
+            f"such that an even part of head_dim is rotated; got {self.rotated} of {self.head_dim}"
+        )
+        _require(
+            self.rotated > 0 and self.rotated % 2 == 0, "rope.fraction", self.rope.fraction, allowed
+        )
+        # The exponent of dynamic scaling is rotated / (rotated - 2).
+        defined = self.rope.scaling != "dynamic" or self.rotated > 2
+        _require(
+            defined, "rope.scaling", self.rope.scaling, "used with at least 4 rotated dimensions"
+        )
+
+    @property
+    def rotated(self) -> int:
+        """How many leading dimensions of each head are rotated."""
+        return int(self.head_dim * self.rope.fraction)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A decoder: embedding, `repeats` times the `pattern` of layers, norm, output head."""
+
+    vocab_size: int | None = None
+    """rows of the embedding; None: the tokenizer's size, which the recipe fills in"""
+    d_model: int = 256
+    """width of the residual stream"""
+    pattern: tuple[LayerConfig, ...] = (LayerConfig(),)
+    """the layers of one period, in order"""
+    repeats: int = 6
+    """how often the pattern runs"""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm with bias"""
+    norm_eps: float = 1e-5
+    """added to the variance inside the norms"""
+    tied: bool = False
+    """the output head is the embedding"""
+    dtype: DType = "float32"
+    """compute type; parameters are float32, softmax and norms at least float32"""
+    remat: bool = False
+    """recompute whole periods in the backward pass: less memory, about a third more compute"""
+    scan_unroll: int = 1
+    """periods per step of the scan over depth: more is faster to run and slower to compile"""
+    implementation: Literal["xla"] = "xla"
+    """how attention is computed"""
+
+    def __post_init__(self):
+        sized = self.vocab_size is None or self.vocab_size > 0
+        _require(sized, "model.vocab_size", self.vocab_size, "at least 1, or None")
+        _positive(self, "d_model", "repeats", "norm_eps", "scan_unroll")
+        _require(len(self.pattern) > 0, "model.pattern", self.pattern, "at least one layer")
+        _one_of(self, "norm", ("rms", "layer"))
+        _one_of(self, "dtype", ("float32", "bfloat16", "float64"))
+        _one_of(self, "implementation", ("xla",))
+
+    @property
+    def layers(self) -> int:
+        """Depth: layers of the pattern times repeats."""
+        return len(self.pattern) * self.repeats

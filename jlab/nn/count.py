@@ -1,0 +1,51 @@
+"""How many parameters a config has and how much work a token costs, without building the model."""
+
+from jlab.nn.config import LayerConfig, TransformerConfig
+
+
+def count_params(config: TransformerConfig) -> int:
+    """Exact number of parameters, embedding and head included."""
+    norm = config.d_model * (2 if config.norm == "layer" else 1)
+    layers = sum(_weights(config, layer) + _biases(config, layer) for layer in config.pattern)
+    layers = config.repeats * (layers + 2 * norm * len(config.pattern))
+    tables = 1 if config.tied else 2
+    return layers + norm + tables * _vocab_size(config) * config.d_model
+
+
+def flops_per_token(config: TransformerConfig, length: int) -> float:
+    """Floating-point operations of a forward pass per token, averaged over `length` tokens.
+
+    Counts the matrix products, two operations per weight, and attention over the keys that a token
+    sees. A training step costs three times as much (two more products per product). Source:
+    Kaplan et al. 2020, arXiv 2001.08361, Section 2.1, with the causal half counted exactly.
+    """
+    attended = sum(
+        4 * layer.heads * layer.head_dim * _mean_seen(length, layer.window)
+        for layer in config.pattern
+    )
+    weights = sum(_weights(config, layer) for layer in config.pattern)
+    head = 2 * config.d_model * _vocab_size(config)
+    return config.repeats * (2 * weights + attended) + head
+
+
+def _weights(config: TransformerConfig, layer: LayerConfig) -> int:
+    attention = 2 * (layer.heads + layer.kv_heads) * layer.head_dim
+    return config.d_model * (attention + (3 if layer.gated else 2) * layer.d_ff)
+
+
+def _biases(config: TransformerConfig, layer: LayerConfig) -> int:
+    qkv = (layer.heads + 2 * layer.kv_heads) * layer.head_dim
+    mlp = (2 if layer.gated else 1) * layer.d_ff + config.d_model
+    return layer.qkv_bias * qkv + layer.out_bias * config.d_model + layer.mlp_bias * mlp
+
+
+def _mean_seen(length: int, window: int | None) -> float:
+    """Keys that a token sees, itself included, averaged over the positions."""
+    full = min(length, window or length)
+    return (full * (full + 1) / 2 + (length - full) * full) / length
+
+
+def _vocab_size(config: TransformerConfig) -> int:
+    if config.vocab_size is None:
+        raise ValueError("model.vocab_size must be set before parameters are counted; got None")
+    return config.vocab_size

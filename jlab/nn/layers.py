@@ -1,0 +1,125 @@
+"""The parts of a layer that look at one token: linear maps, norms, MLP, rotary embedding."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jlab.nn.config import LayerConfig, TransformerConfig
+
+INIT_STD = 0.02  # Source: GPT-2 (Radford et al. 2019) and its released code
+_ACTIVATIONS = {
+    "silu": nn.silu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+}
+
+
+def residual_std(config: TransformerConfig) -> float:
+    """Initial deviation of the maps that write into the residual stream.
+
+    Each of the 2 * layers additions then starts with 1 / (2 * layers) of the variance.
+    Source: GPT-2 (Radford et al. 2019), Section 2.3.
+    """
+    return INIT_STD / math.sqrt(2 * config.layers)
+
+
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+    """The type for sums and statistics: float32, or `dtype` where wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def matmul(
+    x: Float[Array, "b l inputs"], kernel: Float[Array, "inputs outputs"], out_type: jnp.dtype
+) -> Float[Array, "b l outputs"]:
+    """`x @ kernel` with all tokens as one matrix.
+
+    The gradient of the kernel is then one plain product as well; with the batch axis kept, XLA on
+    CPU runs it as a loop, 1.6 times slower over a whole MLP.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    return jnp.matmul(flat, kernel, preferred_element_type=out_type).reshape(*x.shape[:-1], -1)
+
+
+class Linear(nn.Module):
+    """The linear map of every projection: `x @ kernel + bias` in the type of `x`."""
+
+    features: int
+    bias: bool = False
+    std: float = INIT_STD
+    wide_out: bool = False  # the result in at least float32: logits
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l inputs"]) -> Float[Array, "b l features"]:
+        """The map applied to every token."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
+        out_type = wide(x.dtype) if self.wide_out else x.dtype
+        y = matmul(x, kernel.astype(x.dtype), out_type)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(out_type)[None, None, :]
+        return y
+
+
+class Embed(nn.Module):
+    """The table of token vectors; tied models read it in both directions."""
+
+    vocab_size: int
+    d_model: int
+
+    def setup(self):
+        """Declares the table."""
+        shape = (self.vocab_size, self.d_model)
+        self.embedding = self.param("embedding", nn.initializers.normal(INIT_STD), shape)
+
+    def __call__(self, tokens: Int[Array, "b l"]) -> Float[Array, "b l d"]:
+        """The vector of each token."""
+        return self.embedding[tokens]
+
+    def attend(self, hidden: Float[Array, "b l d"]) -> Float[Array, "b l vocab"]:
+        """Logits: the product with every token's vector, in at least float32."""
+        return matmul(hidden, self.embedding.astype(hidden.dtype).T, wide(hidden.dtype))
+
+
+class Norm(nn.Module):
+    """RMSNorm, or LayerNorm with bias; statistics in at least float32."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """Each token at unit size, then scaled."""
+        y = x.astype(wide(x.dtype))
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))[None, None, :]
+        if self.config.norm == "layer":
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))[None, None, :]
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.norm_eps)
+        if self.config.norm == "layer":
+            return (y * scale + bias).astype(x.dtype)
+        # Cast before the scale, as the released Llama does: matters in bfloat16 only.
+        return y.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class MLP(nn.Module):
+    """`down(act(gate x) * up x)`, or `down(act(up x))` without the gate."""
+
+    config: TransformerConfig
+    layer: LayerConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """The map applied to every token."""
+        layer, act = self.layer, _ACTIVATIONS[self.layer.activation]
+        y = Linear(layer.d_ff, layer.mlp_bias, name="up_proj")(x)
+        if layer.gated:
+            y = act(Linear(layer.d_ff, layer.mlp_bias, name="gate_proj")(x)) * y
+        else:
+            y = act(y)
+        std = residual_std(self.config)
+        return Linear(x.shape[-1], layer.mlp_bias, std, name="down_proj")(y)

@@ -1,0 +1,137 @@
+"""The decoder transformer: every model of jlab is a value of its config.
+
+Parameters: `embed`, `blocks/<i>/...` for layer i of the pattern with a leading axis of length
+`repeats`, `final_norm`, and `lm_head` unless tied. The depth is one scan, so that the time to
+compile does not grow with `repeats`.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from jlab.nn.attention import Tokens
+from jlab.nn.block import Context, scanned_blocks
+from jlab.nn.cache import KV, Cache, advance, first_index, overflowed, parts
+from jlab.nn.config import TransformerConfig
+from jlab.nn.layers import Embed, Linear, Norm, wide
+from jlab.nn.rope import rope_table
+
+
+class Output(NamedTuple):
+    """What a forward pass gives."""
+
+    logits: Float[Array, "b l vocab"]  # at least float32
+    hidden: Float[Array, "b l d"]  # after the final norm: what the head reads
+    cache: Cache | None  # the cache after these tokens; None if none was given
+
+
+class Transformer(nn.Module):
+    """Tokens in, next-token logits out; one forward pass for training, scoring and decoding."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "b l"],
+        positions: Int[Array, "b l"] | None = None,
+        segment_ids: Int[Array, "b l"] | None = None,
+        cache: Cache | None = None,
+    ) -> Output:
+        """Logits of the token after each of `tokens`.
+
+        Args:
+            tokens: token ids.
+            positions: for the rotary embedding; by default the place in the row, cache included.
+            segment_ids: tokens see only their own segment; -1 marks padding, which nothing sees
+                and no cache keeps. By default every token belongs to segment 0.
+            cache: the tokens read before these. A row given more tokens than its cache has room
+                for comes back as NaN.
+
+        Raises:
+            ValueError: a shape that does not fit `tokens`, or a config without `vocab_size`.
+        """
+        config = self.config
+        check_inputs(config, tokens, positions, segment_ids, cache)
+        context, cache = read_context(config, tokens.shape, positions, segment_ids, cache)
+        embed = Embed(config.vocab_size, config.d_model, name="embed")
+        x = embed(tokens).astype(config.dtype)
+        x, layers = scanned_blocks(config)(config, name="blocks")(
+            x, by_layer(config, cache), context
+        )
+        hidden = Norm(config, name="final_norm")(x)
+        if config.tied:
+            logits = embed.attend(hidden)
+        else:
+            logits = Linear(config.vocab_size, wide_out=True, name="lm_head")(hidden)
+        if cache is not None:
+            cache = cache._replace(layers=layers)
+            logits = jnp.where(overflowed(cache)[:, None, None], jnp.nan, logits)
+        return Output(logits, hidden, cache)
+
+
+def by_layer(config: TransformerConfig, cache: Cache | None) -> tuple[tuple[KV, ...], ...]:
+    """For each layer of the pattern its keys and values, own part first, then the prefixes."""
+    if cache is None:
+        return ((),) * len(config.pattern)
+    return tuple(zip(*(part.layers for part in parts(cache)), strict=True))
+
+
+def read_context(
+    config: TransformerConfig,
+    shape: tuple[int, int],
+    positions: Int[Array, "b l"] | None,
+    segment_ids: Int[Array, "b l"] | None,
+    cache: Cache | None,
+) -> tuple[Context, Cache | None]:
+    """The rotary tables, places and segments that all layers share; the cache with room made."""
+    if cache is None:
+        index = jnp.arange(shape[1])[None, :]
+        queries, keys, slots = Tokens(None, segment_ids), (), None
+    else:
+        if segment_ids is None:
+            segment_ids = jnp.zeros(shape, jnp.int32)
+        cache, slots = advance(cache, segment_ids)
+        index = first_index(cache)[:, None] + slots
+        queries = Tokens(index, segment_ids)
+        keys = tuple(
+            Tokens(first_index(part)[:, None] + jnp.arange(part.slots)[None, :], part.segment_ids)
+            for part in parts(cache)
+        )
+    positions = index if positions is None else positions
+    tables = {}
+    for layer in config.pattern:
+        key = (layer.rope, layer.rotated)
+        if key not in tables:
+            tables[key] = rope_table(*key, positions, wide(config.dtype))
+    rope = tuple(tables[layer.rope, layer.rotated] for layer in config.pattern)
+    return Context(rope, queries, keys, slots), cache
+
+
+def check_inputs(
+    config: TransformerConfig,
+    tokens: Int[Array, "b l"],
+    positions: Int[Array, "b l"] | None,
+    segment_ids: Int[Array, "b l"] | None,
+    cache: Cache | None,
+) -> None:
+    """Refuses what does not fit together, by name."""
+    if config.vocab_size is None:
+        raise ValueError("model.vocab_size must be set before the model is built; got None")
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens must have shape [batch, length]; got {tokens.shape}")
+    for name, ids in (("positions", positions), ("segment_ids", segment_ids)):
+        if ids is not None and ids.shape != tokens.shape:
+            raise ValueError(
+                f"{name} must have the shape of tokens, {tokens.shape}; got {ids.shape}"
+            )
+    if cache is None:
+        return
+    if cache.rows != tokens.shape[0]:
+        raise ValueError(f"cache must have {tokens.shape[0]} rows, as tokens has; got {cache.rows}")
+    if cache.slots < tokens.shape[1]:
+        raise ValueError(
+            f"cache must have room for {tokens.shape[1]} tokens; got length {cache.slots}"
+        )

@@ -1,0 +1,265 @@
+"""Checkpoints that survive kills, full disks and damaged files.
+
+Orbax writes them asynchronously and commits them by a rename. After the commit a manifest with a
+checksum of every file is written beside them: a checkpoint without one, or whose files do not
+match, counts as damaged, and the one before it is used.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+MANIFESTS = "manifests"
+
+
+class Checkpointer:
+    """Asynchronous checkpoints of any pytree under one folder, the newest and the best kept.
+
+    A save that fails (disk full, folder read-only) is reported once as a warning and kept in
+    `failures`; training goes on, and the last good checkpoint stays.
+
+    Args:
+      folder: created if missing.
+      keep: how many of the newest to keep, at least 2 so that a damaged one has a fallback.
+      best: name of a metric given to `save`; the checkpoint in which it is lowest is kept too.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, best: str | None = None):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
+
+        if keep < 2:
+            raise ValueError(f"keep must be >= 2, so that a fallback exists; got {keep}")
+        self.folder = Path(folder).absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.failures: list[str] = []
+        preserve = [policies.LatestN(keep)]
+        if best is not None:
+            preserve.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    reverse=True,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(preserve),
+                cleanup_tmp_directories=True,
+            ),
+        )
+        self._unsealed: int | None = None  # step whose manifest is still to be written
+        self._seals = ThreadPoolExecutor(1)
+        self._sealing: Future | None = None
+
+    def steps(self) -> list[int]:
+        """Steps that have a committed checkpoint, damaged or not, in ascending order."""
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, tree: PyTree, metrics: dict[str, float] | None = None) -> None:
+        """Start writing `tree` as the checkpoint of `step`; returns once the arrays are copied."""
+        try:
+            self._finish()
+            self._manager.save(
+                step, args=self._ocp.args.StandardSave(tree), metrics=metrics or None, force=True
+            )
+            self._unsealed = step
+        except Exception as error:  # any storage error: training is worth more than one checkpoint
+            self._failed(step, error)
+
+    def poll(self) -> None:
+        """Write the manifest of a checkpoint that has been committed meanwhile; never waits."""
+        if self._unsealed is not None and not self._manager.is_saving_in_progress():
+            self._seal()
+
+    def close(self) -> None:
+        """Wait for what is being written, seal it and stop the writer's threads."""
+        try:
+            self._finish()
+            self._manager.close()
+        except Exception as error:
+            self._failed(self._unsealed, error)
+        self._seals.shutdown()
+
+    def restore(self, target: PyTree) -> tuple[int, PyTree] | None:
+        """Newest undamaged checkpoint, placed as `target` is; None where there is none.
+
+        Damaged checkpoints are named in a warning and moved to the folder `damaged`, so that
+        training can write those steps again.
+
+        Args:
+          target: a tree of the same structure, shapes and dtypes with the shardings to restore
+            onto (arrays or `jax.ShapeDtypeStruct`); another mesh than the saved one is fine.
+
+        Raises:
+          ValueError: a leaf of the checkpoint has another shape than in `target`.
+        """
+        for step in reversed(self.steps()):
+            harm = damage(self.folder, step)
+            if harm is None:
+                self._check_shapes(step, target)
+                tree = self._manager.restore(step, args=self._ocp.args.StandardRestore(target))
+                return step, tree
+            warnings.warn(
+                f"checkpoint {self.folder / str(step)} is damaged ({harm}); using the one before",
+                stacklevel=2,
+            )
+            self._move_aside(step)
+        return None
+
+    def _move_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            aside = self.folder / "damaged" / str(step)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)
+            _manifest(self.folder, step).unlink(missing_ok=True)
+        _barrier(f"jlab_move_aside_{step}")
+
+    def _check_shapes(self, step: int, target: PyTree) -> None:
+        saved = self._manager.item_metadata(step)
+        shapes = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(saved))
+        }
+        for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(target)):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if name in shapes and shapes[name] != tuple(leaf.shape):
+                raise ValueError(
+                    f"checkpoint {self.folder / str(step)} does not fit this model:"
+                    f" {name} is {shapes[name]} there and {tuple(leaf.shape)} here"
+                )
+
+    def _finish(self) -> None:
+        self._manager.wait_until_finished()
+        self.poll()
+        if self._sealing is not None:
+            self._sealing.result()
+            self._sealing = None
+
+    def _seal(self) -> None:
+        step, self._unsealed = self._unsealed, None
+        self._manager.check_for_errors()
+        if jax.process_index() == 0:
+            self._sealing = self._seals.submit(self._write_manifest, step)
+
+    def _write_manifest(self, step: int) -> None:
+        path = _manifest(self.folder, step)
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(checksums(self.folder / str(step)), indent=1))
+        partial.replace(path)
+        for old in path.parent.glob("*.json"):  # of checkpoints that are no longer kept
+            if not (self.folder / old.stem).exists():
+                old.unlink()
+
+    def _failed(self, step: int | None, error: Exception) -> None:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"checkpoint of step {step} could not be written: {first_line}"
+        if not self.failures:
+            warnings.warn(f"{message}; training goes on", stacklevel=3)
+        self.failures.append(message)
+        self._unsealed = None
+
+
+def restore_part(folder: Path, names: tuple[str, ...], target: PyTree) -> PyTree:
+    """One subtree of the newest undamaged checkpoint; reads only, and only that subtree.
+
+    Args:
+      folder: the checkpoints of a run.
+      names: field names from the root of the saved tree down to the subtree.
+      target: arrays of the subtree's shapes, dtypes and shardings.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint, or none that is whole.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    step, _ = newest_whole(folder)
+    tree = target
+    for name in reversed(names):
+        tree = {name: tree}
+    arguments = ocp.checkpoint_utils.construct_restore_args(tree)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        part = reader.restore(
+            folder / str(step) / "default",
+            args=ocp.args.PyTreeRestore(tree, restore_args=arguments, partial_restore=True),
+        )
+    for name in names:
+        part = part[name]
+    return part
+
+
+def newest_whole(folder: Path) -> tuple[int, Path]:
+    """Step of the newest undamaged checkpoint, and the path of its manifest.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint, or none that is whole.
+    """
+    steps = sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
+    for step in steps:
+        if damage(folder, step) is None:
+            return step, _manifest(folder, step)
+    raise FileNotFoundError(f"{folder} holds no checkpoint that is whole; it has {steps}")
+
+
+def damage(folder: Path, step: int) -> str | None:
+    """What is wrong with a checkpoint's files, in words; None if they match the manifest."""
+    try:
+        expected = json.loads(_manifest(folder, step).read_text())
+    except FileNotFoundError:
+        return "no manifest: it was never finished"
+    except ValueError:
+        return "its manifest cannot be read"
+    found = checksums(folder / str(step))
+    for name, digest in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """BLAKE2 digest of every file below a folder, by relative path."""
+    digests = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        digests[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return digests
+
+
+def _manifest(folder: Path, step: int) -> Path:
+    return folder / MANIFESTS / f"{step}.json"
+
+
+def _plain(tree: Any) -> Any:
+    """The tree as nested dicts, because orbax's metadata names tuple fields as dict keys."""
+    if hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    if isinstance(tree, dict):
+        return {str(key): _plain(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return {str(i): _plain(value) for i, value in enumerate(tree)}
+    return tree
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

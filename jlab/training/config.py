@@ -1,0 +1,106 @@
+"""Configs to JSON and back: nested frozen dataclasses, checked strictly when read."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+
+def to_dict(config: Any) -> Any:
+    """A config as JSON values; tuples become lists."""
+    if dataclasses.is_dataclass(config):
+        return {
+            field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)
+        }
+    if isinstance(config, (list, tuple)):
+        return [to_dict(item) for item in config]
+    return config
+
+
+def from_dict(kind: Any, value: Any, where: str = "", base: Any = None) -> Any:
+    """A config of type `kind` from JSON values.
+
+    Args:
+      kind: a dataclass, or the annotation of one of its fields.
+      value: what `to_dict` gave, or part of it.
+      where: dotted name of the value, for messages.
+      base: config whose values stand in for fields that are missing (None: the defaults).
+
+    Raises:
+      ValueError: an unknown field (with the nearest name), or a value of the wrong type.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_from(kind, value, where, base)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _union_from(arguments, value, where)
+    if origin is typing.Literal:
+        return _checked(
+            value in arguments, value, where, f"one of {', '.join(map(str, arguments))}"
+        )
+    if origin is tuple:
+        _checked(isinstance(value, (list, tuple)), value, where, "a list")
+        return tuple(from_dict(arguments[0], x, f"{where}.{i}") for i, x in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # A bool is an int to Python, but not to a person.
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return _checked(fits, value, where, f"of type {kind.__name__}")
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Dotted names, with both values, of the fields in which two `to_dict` values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = sorted(one.keys() | other.keys())
+        inner = [
+            differences(one.get(name), other.get(name), f"{where}.{name}".lstrip("."))
+            for name in names
+        ]
+        return [line for lines in inner for line in lines]
+    return [] if one == other else [f"{where}: {one} and {other}"]
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """A hint at the known name that is most like `name`."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"nearest: {close[0]}" if close else f"known: {', '.join(known)}"
+
+
+def _dataclass_from(kind: type, value: Any, where: str, base: Any) -> Any:
+    _checked(isinstance(value, dict), value, where or "config", "a JSON object")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in value:
+        if name not in fields:
+            full = f"{where}.{name}".lstrip(".")
+            raise ValueError(f"unknown config field {full}; {nearest(name, fields)}")
+    given = {
+        name: from_dict(
+            hints[name],
+            item,
+            f"{where}.{name}".lstrip("."),
+            None if base is None else getattr(base, name),
+        )
+        for name, item in value.items()
+    }
+    return kind(**given) if base is None else dataclasses.replace(base, **given)
+
+
+def _union_from(arguments: tuple, value: Any, where: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    kinds = [kind for kind in arguments if kind is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return from_dict(kind, value, where)
+        except ValueError:
+            continue  # the last kind of the union says what is wrong
+    return from_dict(kinds[-1], value, where)
+
+
+def _checked(fits: bool, value: Any, where: str, allowed: str) -> Any:
+    if not fits:
+        raise ValueError(f"{where} must be {allowed}; got {value!r}")
+    return value

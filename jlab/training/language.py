@@ -1,0 +1,114 @@
+"""The language-model loss, and its evaluation per group."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree
+
+from jlab.data.batch import Batch
+from jlab.nn import Transformer, TransformerConfig
+from jlab.nn.losses import cross_entropy
+from jlab.training.mesh import put_batch
+from jlab.training.state import Aux
+from jlab.training.step import LossFn
+
+
+def language_loss(config: TransformerConfig, groups: int, z_loss: float = 0.0) -> LossFn:
+    """Mean next-token loss in nats, and the loss of each group of the batch.
+
+    `extras["loss_weights"]` (`[groups]`), where present, weighs the rows of each group.
+
+    Args:
+      config: the model.
+      groups: number of groups m.
+      z_loss: coefficient of logsumexp(logits)^2, which keeps logits near zero.
+
+    Returns:
+      A loss function for `make_train_step`; its metrics: `group_loss[m]` (mean over the rows of
+      each group of their mean token loss; NaN for a group that the batch lacks).
+    """
+
+    def loss_fn(params: PyTree, extras: dict, batch: Batch, key: Array):
+        loss = token_loss(config, params, batch, z_loss)
+        weight = batch.mask
+        if "loss_weights" in extras:
+            weight = weight * extras["loss_weights"][batch.group][:, None]
+        mean = (loss * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+        rows = _row_means(loss, batch.mask)
+        member = batch.group[:, None] == jnp.arange(groups)[None, :]
+        by_group = (rows[:, None] * member).sum(0) / member.sum(0)
+        return mean, Aux({"group_loss": by_group}, extras)
+
+    return loss_fn
+
+
+def token_loss(
+    config: TransformerConfig, params: PyTree, batch: Batch, z_loss: float = 0.0
+) -> Float[Array, "batch length"]:
+    """Loss of every target in nats, masked or not; attention stays within segments."""
+    output = Transformer(config).apply(
+        {"params": params}, batch.tokens, batch.positions, batch.segment_ids
+    )
+    return cross_entropy(output.logits, batch.targets, z_loss)
+
+
+class GroupLosses(NamedTuple):
+    """Losses of an evaluation split, per group, in float64."""
+
+    loss: Float[np.ndarray, "m"]  # mean over windows of their mean token loss, in nats
+    nats_per_token: Float[np.ndarray, "m"]  # mean over tokens; the base of bits per byte
+    windows: Float[np.ndarray, "m"]  # windows evaluated
+
+
+def make_evaluate(
+    config: TransformerConfig,
+    batches: Sequence[Batch],
+    groups: int,
+    mesh: Mesh,
+    rows: slice = slice(None),
+) -> Callable[[PyTree], GroupLosses]:
+    """Build `evaluate(params) -> GroupLosses` over fixed batches.
+
+    The batches stay on the devices; of each, this process feeds `rows`. Sums are float64 on the host, because a mixing method takes
+    differences of these losses that are a hundredth of a nat.
+
+    Source: the protocol of Aioli, section 6: per-group loss = mean over sequences of the
+    per-sequence mean token loss.
+    """
+    placed = [put_batch(Batch(*(x[rows] for x in batch)), mesh) for batch in batches]
+    group = np.concatenate([np.asarray(batch.group) for batch in batches])
+    row_sums = make_row_sums(config, mesh)
+
+    def evaluate(params: PyTree) -> GroupLosses:
+        sums = jax.device_get([row_sums(params, batch) for batch in placed])
+        nats, tokens = (np.concatenate(part).astype(np.float64) for part in zip(*sums, strict=True))
+        real = tokens > 0  # rows that only fill up the last batch have no tokens
+
+        def total(values):
+            return np.bincount(group[real], values[real], minlength=groups)
+
+        windows = total(np.ones_like(nats))
+        means = total(nats / np.maximum(tokens, 1)) / windows
+        return GroupLosses(means, total(nats) / total(tokens), windows)
+
+    return evaluate
+
+
+def make_row_sums(config: TransformerConfig, mesh: Mesh) -> Callable:
+    """Build `(params, batch) -> (nats[b], tokens[b])`: loss and number of targets of each row.
+
+    Compiled; the results are whole on every process.
+    """
+
+    def row_sums(params: PyTree, batch: Batch):
+        return (token_loss(config, params, batch) * batch.mask).sum(-1), batch.mask.sum(-1)
+
+    return jax.jit(row_sums, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def _row_means(loss: Float[Array, "b l"], mask: Float[Array, "b l"]) -> Float[Array, "b"]:
+    return (loss * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1.0)

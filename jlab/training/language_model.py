@@ -1,0 +1,234 @@
+"""Train a language model on a mixture of groups: data, mesh, model, step and loop put together."""
+
+import json
+import warnings
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from jlab.data import DataConfig, Groups, MixtureLoader, evaluation_batches, load_groups
+from jlab.nn import Transformer, TransformerConfig, flops_per_token
+from jlab.training.checkpoint import restore_part
+from jlab.training.config import differences, from_dict, to_dict
+from jlab.training.devices import environment
+from jlab.training.language import GroupLosses, language_loss, make_evaluate
+from jlab.training.loop import Job, LoopConfig, LoopState, init_loop_state, train_loop
+from jlab.training.mesh import MeshConfig, batch_rows, make_mesh, state_shardings
+from jlab.mixing.mixer import Mixer
+from jlab.training.optim import OptimConfig, make_optimizer, make_schedule
+from jlab.training.run import Run
+from jlab.training.state import TrainState, init_state
+from jlab.training.step import jit_step, make_train_step
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """What a language-model run is, but for its mixing method."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    optimizer: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    batch_size: int = 8
+    """Windows per optimiser step, over all devices."""
+    accumulate: int = 1
+    """Slices of the batch whose gradients are averaged before the update."""
+    z_loss: float = 0.0
+    """Coefficient of logsumexp(logits)^2 in the loss."""
+    eval_windows: int = 64
+    """Validation windows per group."""
+    test_windows: int = 256
+    """Test windows per group."""
+    seed: int = 0
+    """Seed of parameters, data order and mixing method."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate", "eval_windows", "test_windows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate = {self.accumulate};"
+                f" got {self.batch_size}"
+            )
+
+    def language_model(self) -> "LanguageModelConfig":
+        """These fields alone, of a recipe's config that adds its own."""
+        names = [field.name for field in fields(LanguageModelConfig)]
+        return LanguageModelConfig(**{name: getattr(self, name) for name in names})
+
+
+class Trained(NamedTuple):
+    """A trained or restored model with what it was trained on."""
+
+    config: LanguageModelConfig  # vocabulary size filled in
+    groups: Groups
+    mesh: Mesh
+    params: PyTree
+
+    def evaluate(self, split: str, windows: int) -> GroupLosses:
+        """Losses per group on `split`, from up to `windows` windows of each group."""
+        return _evaluator(self.config, self.groups, self.mesh, split, windows)(self.params)
+
+
+def train_language_model(
+    config: LanguageModelConfig,
+    mixer: Mixer,
+    run: Run,
+    groups: Groups | None = None,
+    resume_command: str = "",
+) -> Trained:
+    """Train to the end, from the run folder's newest checkpoint if it has one.
+
+    Args:
+      config: model, data, optimiser, loop and mesh.
+      mixer: the mixing method; `jlab.mixing.stratified()` for plain training.
+      run: the folder for metrics and checkpoints.
+      groups: what `load_groups(config.data)` gave, if it is there already.
+      resume_command: told to the user where training stops early.
+
+    Raises:
+      ValueError: bad input, or a run folder that was made with another config or other data.
+    """
+    groups = groups or load_groups(config.data, run.tell)
+    config = with_vocabulary(config, groups)
+    _claim_folder(config, groups, run)
+    mesh = make_mesh(config.mesh)
+    optimizer = make_optimizer(config.optimizer, config.loop.steps)
+    document_mask = config.data.document_mask
+    loader = MixtureLoader(groups.train, config.batch_size, config.seed, document_mask)
+    train = init_train_state(config, mesh, len(groups.names))
+    loss = language_loss(config.model, len(groups.names), config.z_loss)
+    job = Job(
+        step=jit_step(make_train_step(loss, optimizer, config.accumulate), train),
+        loader=loader,
+        mixer=mixer,
+        evaluate=_evaluator(config, groups, mesh, "validation", config.eval_windows),
+        names=groups.names,
+        mesh=mesh,
+        rows=batch_rows(config.batch_size, mesh, config.accumulate),
+        learning_rate=make_schedule(config.optimizer, config.loop.steps),
+        flops_per_token=3 * flops_per_token(config.model, config.data.length),
+        resume_command=resume_command,
+    )
+    state = init_loop_state(train, loader, mixer, config.seed)
+    checkpointer = run.checkpointer(config.loop.keep, best="loss")
+    state = train_loop(config.loop, job, state, run, checkpointer)
+    return Trained(config, groups, mesh, state.train.params)
+
+
+def init_train_state(config: LanguageModelConfig, mesh: Mesh, groups: int) -> TrainState:
+    """A fresh state, made shard by shard on the mesh; the same values on any mesh."""
+    optimizer = make_optimizer(config.optimizer, config.loop.steps)
+
+    def make(key):
+        init_key, step_key = jax.random.split(key)
+        tokens = jax.numpy.zeros((1, 8), jax.numpy.int32)
+        params = Transformer(config.model).init(init_key, tokens)["params"]
+        weights = {"loss_weights": jax.numpy.ones(groups)}
+        return init_state(params, optimizer, step_key, weights)
+
+    key = jax.random.key(config.seed)
+    shardings = state_shardings(jax.eval_shape(make, key), optimizer, mesh)
+    return jax.jit(make, out_shardings=shardings)(key)
+
+
+def restore_language_model(folder: Path, cache_dir: str | None = None) -> Trained:
+    """The newest undamaged checkpoint of a run, with its data.
+
+    Raises:
+      FileNotFoundError: the folder is not a run or has no checkpoint.
+      ValueError: data or tokenizer are not those that the run was trained on.
+    """
+    record_path = Path(folder) / "model.json"
+    if not record_path.exists():
+        raise FileNotFoundError(f"{folder} is not the folder of a trained model: no model.json")
+    record = json.loads(record_path.read_text())
+    config = from_dict(LanguageModelConfig, record["config"])
+    # Evaluation uses the devices that are there, not those that the run was trained on.
+    config = replace(config, mesh=MeshConfig())
+    groups = load_groups(replace(config.data, cache_dir=cache_dir or config.data.cache_dir))
+    _check_record(record, _record(config, groups), folder)
+    mesh = make_mesh(config.mesh)
+    train = init_train_state(config, mesh, len(groups.names))
+    checkpoints = Path(folder) / "checkpoints"
+    params = restore_part(checkpoints, ("train", "params"), train.params)
+    return Trained(config, groups, mesh, params)
+
+
+def with_vocabulary(config: LanguageModelConfig, groups: Groups) -> LanguageModelConfig:
+    """The config with the tokenizer's vocabulary size filled in.
+
+    Raises:
+      ValueError: `model.vocab_size` is given and smaller than the tokenizer's.
+    """
+    size, tokenizer = config.model.vocab_size, groups.tokenizer.vocab_size
+    if size is not None and size < tokenizer:
+        raise ValueError(
+            f"model.vocab_size must be at least the tokenizer's {tokenizer}, or None; got {size}"
+        )
+    return replace(config, model=replace(config.model, vocab_size=size or tokenizer))
+
+
+def _evaluator(config: LanguageModelConfig, groups: Groups, mesh: Mesh, split: str, windows: int):
+    rows = batch_rows(config.batch_size, mesh)
+    packed = getattr(groups, split)
+    batches = evaluation_batches(packed, config.batch_size, windows, config.data.document_mask)
+    return make_evaluate(config.model, list(batches), len(packed), mesh, rows)
+
+
+def _record(config: LanguageModelConfig, groups: Groups) -> dict[str, Any]:
+    return {
+        "config": to_dict(config),
+        "groups": list(groups.names),
+        "vocab_size": groups.tokenizer.vocab_size,
+        "fingerprints": dict(groups.fingerprints),
+        "environment": environment(),
+    }
+
+
+def _claim_folder(config: LanguageModelConfig, groups: Groups, run: Run) -> None:
+    """Write `model.json`, or check that the one there is of the same run."""
+    record, path = _record(config, groups), run.path / "model.json"
+    if path.exists():
+        _check_record(json.loads(path.read_text()), record, run.path)
+    elif run.writes:
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+# What may differ between a run and its continuation: it changes no number but for rounding.
+_FREE = ("mesh.", "data.cache_dir", "loop.log_every", "loop.keep")
+
+
+def _check_record(saved: dict, now: dict, folder: Path) -> None:
+    if saved["vocab_size"] != now["vocab_size"]:
+        raise ValueError(
+            f"the model in {folder} was trained with a vocabulary of {saved['vocab_size']} tokens;"
+            f" the tokenizer now has {now['vocab_size']}"
+        )
+    changed = differences(saved["fingerprints"], now["fingerprints"])
+    if changed:
+        raise ValueError(f"data of the run in {folder} changed since: {'; '.join(changed)[:200]}")
+    other = [
+        line for line in differences(saved["config"], now["config"]) if not line.startswith(_FREE)
+    ]
+    if other:
+        raise ValueError(
+            f"{folder} belongs to another config (there and now): {'; '.join(other)[:200]}"
+        )
+    environments = [
+        {k: v for k, v in record["environment"].items() if k not in ("command", "commit")}
+        for record in (saved, now)
+    ]
+    moved = differences(*environments)
+    if moved:
+        warnings.warn(
+            f"this machine is not the one that {folder} was started on, so numbers may differ in"
+            f" the last bits (there and now): {'; '.join(moved)}",
+            stacklevel=2,
+        )

@@ -1,0 +1,342 @@
+"""The only training loop: plan a mixture, train on it, evaluate, let the mixing method learn.
+
+The loop owns what has to happen around a pure step: logging, evaluation, checkpoints, signals and
+the guard against NaN. Its whole state is one pytree, and every line logged for a step is written
+before the checkpoint of that step, so that a run killed anywhere goes on as if nothing happened.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int, PyTree
+
+from jlab.data.batch import Batch
+from jlab.data.loader import LoaderState, MixtureLoader
+from jlab.training.checkpoint import Checkpointer
+from jlab.training.devices import peak_flops
+from jlab.training.language import GroupLosses
+from jlab.training.mesh import put_batch
+from jlab.mixing.mixer import Mixer, Observation, Plan
+from jlab.training.run import ProgressLine, Run
+from jlab.training.signals import Interrupted, stop_on_signal
+from jlab.training.state import TrainState
+from jlab.training.step import StepFn
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long to train and how often to log, evaluate and save."""
+
+    steps: int = 1000
+    """Optimiser steps in all."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    eval_every: int = 200
+    """Steps between evaluations on the validation split; 0: only those the mixing method needs."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; 0: only at the end and when interrupted."""
+    keep: int = 2
+    """Newest checkpoints to keep, at least 2; the best one is kept as well."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do with a step whose loss or gradient is not finite: stop, or skip and count it."""
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("log_every", 1), ("eval_every", 0), ("keep", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"loop.{name} must be >= {least}; got {getattr(self, name)}")
+        if self.checkpoint_every < 0:
+            raise ValueError(f"loop.checkpoint_every must be >= 0; got {self.checkpoint_every}")
+
+
+class Round(NamedTuple):
+    """How far the current plan has come."""
+
+    steps: Int[np.ndarray, ""]  # steps trained in this plan
+    drawn: Int[np.ndarray, "m"]  # the loader's counts when the plan began
+    loss_sum: Float[np.ndarray, "m"]  # training losses so far, summed over the steps that had any
+    loss_steps: Int[np.ndarray, "m"]
+
+
+class LoopState(NamedTuple):
+    """Everything a run needs to go on: what a checkpoint holds."""
+
+    train: TrainState
+    data: LoaderState
+    mixer: PyTree
+    round: Round
+    skipped: Int[np.ndarray, ""]  # steps left out because they were not finite
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop drives; `step` and `evaluate` are compiled functions."""
+
+    step: StepFn
+    loader: MixtureLoader
+    mixer: Mixer
+    evaluate: Callable[[PyTree], GroupLosses]  # of parameters, on the validation split
+    names: tuple[str, ...]  # of the groups
+    mesh: Mesh
+    rows: slice  # of each global batch, that this process feeds
+    learning_rate: Callable[[int], Any]
+    flops_per_token: float
+    resume_command: str = ""
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training stopped because a loss or gradient was not finite."""
+
+
+def init_loop_state(train: TrainState, loader: MixtureLoader, mixer: Mixer, seed: int) -> LoopState:
+    """State before the first step of a run."""
+    m = len(loader.train)
+    with jax.enable_x64(True):
+        mixing = jax.device_get(mixer.init(jax.random.key(seed), m))
+    data = loader.init()
+    return LoopState(train, data, mixing, _new_round(data), np.zeros((), np.int64))
+
+
+def train_loop(
+    config: LoopConfig, job: Job, state: LoopState, run: Run, checkpointer: Checkpointer
+) -> LoopState:
+    """Train to `config.steps`, from the newest checkpoint if there is one.
+
+    Raises:
+      Interrupted: a signal asked to stop; the state is saved and plots can be made.
+      NonFiniteLoss: with `nonfinite="stop"`; the state before the bad step is saved, so that
+        resuming repeats just that step.
+    """
+    restored = checkpointer.restore(state)
+    if restored is not None:
+        state = restored[1]
+    step = int(state.train.step)
+    run.open_log(None if restored is None else step)
+    line = ProgressLine(run, config.steps, step)
+    loop = _Loop(config, job, run, checkpointer, line, _Controller(job.mixer))
+    try:
+        with stop_on_signal() as stop:
+            if restored is None:
+                loop.log_plan(state)
+            while int(state.train.step) < config.steps:
+                state = loop.run_plan(state, stop)
+        return state
+    finally:
+        line.close()
+        with run.clock.measure("checkpoint"):
+            checkpointer.close()
+        run.close_log()
+        run.failures.extend(checkpointer.failures)
+
+
+class _Controller:
+    """The mixing method in float64 on the host: it works with differences of a hundredth of a nat.
+
+    Source: the numerical notes of Aioli's specification: with losses rounded to float32 the
+    estimated matrix is only good to 3e-4 of its largest entry.
+    """
+
+    def __init__(self, mixer: Mixer):
+        self._plan, self._update = jax.jit(mixer.plan), jax.jit(mixer.update)
+
+    def plan(self, state: PyTree) -> Plan:
+        with jax.enable_x64(True):
+            return jax.device_get(self._plan(state))
+
+    def update(self, state: PyTree, observation: Observation) -> tuple[PyTree, dict]:
+        with jax.enable_x64(True):
+            return jax.device_get(self._update(state, observation))
+
+
+@dataclass(frozen=True)
+class _Loop:
+    config: LoopConfig
+    job: Job
+    run: Run
+    checkpointer: Checkpointer
+    line: ProgressLine
+    controller: _Controller
+
+    def run_plan(self, state: LoopState, stop: Callable[[], bool]) -> LoopState:
+        """Train the rest of the current plan, or to the end of the run."""
+        plan = self.controller.plan(state.mixer)
+        state = state._replace(train=self._weighted(state.train, plan))
+        begin = int(state.train.step)
+        left = int(plan.steps) - int(state.round.steps)
+        if left == 0:
+            return self._end_round(state, self._evaluate(state, begin) if plan.evaluate else None)
+        todo = min(left, self.config.steps - begin)
+        batches = self.job.loader.batches(state.data, plan.proportions, todo, self.job.rows)
+        for step, item in enumerate(self._to_device(batches), begin + 1):
+            state = self._train(state, item, step)
+            every, ends = self.config.eval_every, int(state.round.steps) == int(plan.steps)
+            periodic = every > 0 and step % every == 0
+            losses = None
+            if periodic or (ends and plan.evaluate):
+                losses = self._evaluate(state, step)
+            if ends:
+                state = self._end_round(state, losses)
+            self._after_step(state, step, losses, stop)
+        return state
+
+    def log_plan(self, state: LoopState) -> None:
+        """Log what will be drawn next; these lines are a schedule that replays the run."""
+        plan = self.controller.plan(state.mixer)
+        self.run.log(
+            int(state.train.step),
+            {
+                "plan": {
+                    "proportions": plan.proportions,
+                    "loss_weights": plan.loss_weights,
+                    "steps": plan.steps,
+                },
+                "mixture": self.job.mixer.result(state.mixer),
+            },
+        )
+
+    def _weighted(self, train: TrainState, plan: Plan) -> TrainState:
+        weights = np.asarray(plan.loss_weights, np.float32)
+        placed = jax.device_put(weights, NamedSharding(self.job.mesh, PartitionSpec()))
+        return train._replace(extras={**train.extras, "loss_weights": placed})
+
+    def _to_device(self, batches) -> Iterator[tuple[Batch, Batch, LoaderState]]:
+        """One batch ahead on the device, so that the copy hides behind the step."""
+        ahead: deque = deque()
+        batches = iter(batches)
+        while True:
+            with self.run.clock.measure("data"):
+                item = next(batches, None)
+                if item is not None:
+                    batch, data = item
+                    ahead.append((batch, put_batch(batch, self.job.mesh), data))
+            if not ahead:
+                return
+            if item is None or len(ahead) > 1:
+                yield ahead.popleft()
+
+    def _train(self, state: LoopState, item: tuple[Batch, Batch, LoaderState], step: int):
+        host, batch, data = item
+        with self.run.clock.measure("step"):
+            train, metrics = self.job.step(state.train, batch)
+            metrics = jax.device_get(metrics)
+        finite = bool(metrics["finite"])
+        if not finite and self.config.nonfinite == "stop":
+            # The guarded update changed nothing, so this is the state just before the bad step.
+            self._save(state._replace(train=train._replace(step=train.step - 1)), step - 1)
+            raise NonFiniteLoss(self._replay_message(step, host, metrics))
+        skipped = state.skipped + np.int64(not finite)
+        state = LoopState(train, data, state.mixer, _add(state.round, metrics), skipped)
+        if step % self.config.log_every == 0 or step == self.config.steps or not finite:
+            self._log_step(step, state, host, metrics)
+        return state
+
+    def _end_round(self, state: LoopState, losses: GroupLosses | None) -> LoopState:
+        """Let the method learn from what came of its plan; then the next plan begins."""
+        step, m = int(state.train.step), len(self.job.names)
+        observation = Observation(
+            step=np.asarray(step, np.int32),
+            learning_rate=np.asarray(self.job.learning_rate(step), np.float64),
+            counts=np.asarray(state.data.drawn - state.round.drawn, np.float64),
+            eval_loss=np.full(m, np.nan) if losses is None else losses.loss,
+            train_loss=_mean_losses(state.round) if "train_loss" in self.job.mixer.needs else None,
+            reference_loss=None,
+            gradients=None,
+        )
+        mixer, metrics = self.controller.update(state.mixer, observation)
+        if metrics:
+            self.run.log(step, metrics)
+        state = state._replace(mixer=mixer, round=_new_round(state.data))
+        self.log_plan(state)
+        return state
+
+    def _after_step(
+        self, state: LoopState, step: int, losses: GroupLosses | None, stop: Callable[[], bool]
+    ) -> None:
+        config = self.config
+        metrics = None if losses is None else {"loss": float(losses.loss.mean())}
+        self.line.step(step)
+        stopping = stop() and step < config.steps
+        due = config.checkpoint_every and step % config.checkpoint_every == 0
+        if due or stopping or step == config.steps:
+            self._save(state, step, metrics)
+        else:
+            self.checkpointer.poll()
+        if stopping:
+            raise Interrupted(f"stopped at step {step}")
+
+    def _evaluate(self, state: LoopState, step: int) -> GroupLosses:
+        with self.run.clock.measure("evaluate"):
+            losses = self.job.evaluate(state.train.params)
+        self.run.log(
+            step,
+            {
+                "eval/loss": losses.loss.mean(),
+                "eval/perplexity": np.exp(losses.loss).mean(),
+                **{f"eval/loss/{n}": x for n, x in zip(self.job.names, losses.loss, strict=True)},
+            },
+        )
+        return losses
+
+    def _save(self, state: LoopState, step: int, metrics: dict[str, float] | None = None) -> None:
+        arrays = jax.tree.map(lambda x: np.asarray(x) if np.isscalar(x) else x, state)
+        with self.run.clock.measure("checkpoint"):
+            self.checkpointer.save(step, arrays, metrics)
+
+    def _log_step(self, step: int, state: LoopState, batch: Batch, metrics: dict) -> None:
+        names, epochs = self.job.names, self.job.loader.epochs(state.data)
+        tokens = batch.tokens.size * jax.process_count()
+        speed = self.line.speed(step, tokens, self.run.clock.parts["step"])
+        peak = peak_flops()
+        mfu = speed * self.job.flops_per_token / peak if peak else None
+        self.run.log(
+            step,
+            {
+                "loss": metrics["loss"],
+                "grad_norm": metrics["grad_norm"],
+                "learning_rate": np.asarray(self.job.learning_rate(step - 1)),
+                "skipped": state.skipped,
+                **{f"loss/{n}": x for n, x in zip(names, metrics["group_loss"], strict=True)},
+                **{f"epochs/{n}": x for n, x in zip(names, epochs, strict=True)},
+                "batch": {"group": batch.group, "ids": batch.ids},
+            },
+            {"tokens_per_second": speed, "mfu": mfu},
+        )
+        self.line.note(step, float(metrics["loss"]), speed, mfu)
+
+    def _replay_message(self, step: int, batch: Batch, metrics: dict) -> str:
+        rows = [f"{self.job.names[g]}:{i}" for g, i in zip(batch.group, batch.ids, strict=True)]
+        bad = [
+            name
+            for name, loss in zip(self.job.names, metrics["group_loss"], strict=True)
+            if name in {row.split(":")[0] for row in rows} and not np.isfinite(loss)
+        ]
+        return (
+            f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']},"
+            f" groups with a non-finite loss: {', '.join(bad) or 'none'}; batch {' '.join(rows)};"
+            f" the state before this step is saved, replay it with: {self.job.resume_command}"
+        )
+
+
+def _new_round(data: LoaderState) -> Round:
+    m = len(data.drawn)
+    return Round(np.zeros((), np.int64), data.drawn, np.zeros(m), np.zeros(m, np.int64))
+
+
+def _add(round_: Round, metrics: dict) -> Round:
+    losses = np.asarray(metrics["group_loss"], np.float64)
+    seen = np.isfinite(losses)
+    return round_._replace(
+        steps=round_.steps + np.int64(1),
+        loss_sum=round_.loss_sum + np.where(seen, losses, 0.0),
+        loss_steps=round_.loss_steps + seen,
+    )
+
+
+def _mean_losses(round_: Round) -> Float[np.ndarray, "m"]:
+    """Mean training loss of each group in the plan; NaN for one that was not drawn."""
+    steps = np.where(round_.loss_steps > 0, round_.loss_steps, np.nan)
+    return round_.loss_sum / steps

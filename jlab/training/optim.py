@@ -1,0 +1,95 @@
+"""Optimisers and schedules from optax, chosen by config."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser, schedule and clipping. Defaults: the Aioli paper's, section 6 of its protocol."""
+
+    name: Literal["adamw", "lion", "sgd"] = "adamw"
+    """Update rule."""
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+    end_learning_rate: float = 1e-4
+    """Learning rate at the last step."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the decay from peak to end after the warm-up."""
+    warmup_steps: int = 500
+    """Steps of linear warm-up from zero."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices only (not on biases and norm scales)."""
+    b1: float = 0.9
+    """Decay of the first moment (momentum for sgd)."""
+    b2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment (adamw)."""
+    clip_norm: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0; got {getattr(self, name)}")
+        for name in ("end_learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0; got {getattr(self, name)}")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
+
+
+def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then `config.schedule` down to the end rate.
+
+    A warm-up longer than a tenth of the run is cut to that tenth, so that the default fits short
+    runs as well.
+    """
+    warmup = min(config.warmup_steps, max(1, steps // 10))
+    rest = max(1, steps - warmup)
+    peak, end = config.learning_rate, config.end_learning_rate
+    decay = {
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=end / peak),
+        "linear": lambda: optax.linear_schedule(peak, end, rest),
+        "constant": lambda: optax.constant_schedule(peak),
+    }[config.schedule]()
+    # The first step trains too: the ramp's first value is peak / warmup, not zero.
+    ramp = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
+    return optax.join_schedules([ramp, decay], [warmup])
+
+
+def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping, update rule, weight decay and schedule as one optax transformation.
+
+    Example:
+      >>> optimizer = make_optimizer(OptimConfig(learning_rate=1e-3), steps=100)
+      >>> state = optimizer.init({"w": jax.numpy.ones((2, 2))})
+    """
+    schedule = make_schedule(config, steps)
+    rule = {
+        "adamw": lambda: optax.scale_by_adam(config.b1, config.b2, config.eps),
+        "lion": lambda: optax.scale_by_lion(config.b1, config.b2),
+        "sgd": lambda: optax.trace(config.b1),
+    }[config.name]()
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts += [
+        rule,
+        optax.add_decayed_weights(config.weight_decay, mask=_matrices),
+        optax.scale_by_learning_rate(schedule),
+    ]
+    return optax.chain(*parts)
+
+
+def _matrices(params: PyTree) -> PyTree:
+    """True for leaves that decay. By name, because stacked biases have two axes as well."""
+
+    def decays(path, _leaf):
+        return jax.tree_util.keystr(path[-1:], simple=True) in ("kernel", "embedding")
+
+    return jax.tree_util.tree_map_with_path(decays, params)

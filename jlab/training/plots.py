@@ -1,0 +1,124 @@
+"""The one plot style, and the plots that every run on a mixture has."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+# Okabe and Ito's palette: told apart by readers with colour-blindness.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+
+@contextmanager
+def figure(columns: int = 1, rows: int = 1, size: tuple[float, float] = (5.0, 3.4), **options):
+    """A matplotlib figure in the shared style with its axes as an array; closed afterwards."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    style = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "font.size": 9,
+        "legend.frameon": False,
+    }
+    with plt.rc_context(style):
+        width, height = size
+        made, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(width * columns, height * rows),
+            squeeze=False,
+            layout="constrained",
+            **options,
+        )
+        try:
+            yield made, axes
+        finally:
+            plt.close(made)
+
+
+def mixture_plots(out, arms: dict[str, list[dict]], names: Sequence[str]) -> None:
+    """`proportions.png`, `loss_by_group.png`, and `matrix.png` where a matrix was learned.
+
+    Args:
+      out: the `Run` that keeps the plots.
+      arms: logged rows by the label of the run they came from.
+      names: of the groups.
+    """
+    with figure(len(arms), size=(4.0, 3.0), sharey=True) as (made, axes):
+        for axis, (label, rows) in zip(axes[0], arms.items(), strict=True):
+            _proportions(axis, rows, names)
+            axis.set(title=label, xlabel="step")
+        axes[0, 0].set_ylabel("proportion")
+        axes[0, -1].legend(fontsize=8)
+        out.plot("proportions", made)
+    with figure(len(names), size=(3.2, 3.0)) as (made, axes):
+        for axis, name in zip(axes[0], names, strict=True):
+            for label, rows in arms.items():
+                axis.plot(*series(rows, f"eval/loss/{name}"), label=label, lw=1.2)
+            axis.set(title=name, xlabel="step")
+        axes[0, 0].set_ylabel("validation loss (nats)")
+        axes[0, -1].legend(fontsize=7)
+        out.plot("loss_by_group", made)
+    for rows in arms.values():
+        if any("mixing/matrix" in row for row in rows):
+            matrix_plot(out, rows, names)
+
+
+def matrix_plot(out, rows: list[dict], names: Sequence[str]) -> None:
+    """`matrix.png`: the learned matrix of the first, a middle and the last round.
+
+    Rows are the groups that are evaluated, columns those trained on; positive entries help.
+    """
+    found = [row for row in rows if row.get("mixing/round_learned")]
+    if not found:
+        return
+    chosen = [found[i] for i in sorted({0, len(found) // 2, len(found) - 1})]
+    matrices = [np.array(row["mixing/matrix"], float) for row in chosen]
+    limit = max(np.abs(matrix).max() for matrix in matrices) or 1.0
+    with figure(len(chosen), size=(3.4, 3.0)) as (made, axes):
+        for axis, row, matrix in zip(axes[0], chosen, matrices, strict=True):
+            image = axis.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
+            axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+            axis.set_yticks(range(matrix.shape[0]), names[: matrix.shape[0]])
+            axis.set(title=f"step {row['step']}", xlabel="trained on")
+            axis.grid(visible=False)
+        axes[0, 0].set_ylabel("evaluated")
+        made.colorbar(image, ax=axes[0].tolist(), label="loss decrease per probe (nats)")
+        out.plot("matrix", made)
+
+
+def series(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one logged number, without the lines that lack it."""
+    pairs = {row["step"]: row[name] for row in rows if row.get(name) is not None}
+    return list(pairs), list(pairs.values())
+
+
+def _proportions(axis, rows: list[dict], names: Sequence[str]) -> None:
+    """Bold: the mixture that the method has settled on; thin: what is drawn, probes included."""
+    plans = [row for row in rows if "plan" in row]
+    if not plans:
+        return
+    learns = any("mixing/matrix" in row for row in rows)
+    learned = [row["step"] for row in rows if row.get("mixing/round_learned")]
+    settled = [row for row in plans if not learns or (learned and row["step"] >= learned[0])]
+    end = rows[-1]["step"]
+    for i, name in enumerate(names):
+        color = COLORS[i % len(COLORS)]
+        drawn = [(row["step"], row["plan"]["proportions"][i]) for row in plans]
+        _steps(axis, drawn, end, color=color, lw=0.6, alpha=0.6)
+        mixture = [(row["step"], row["mixture"][i]) for row in settled]
+        _steps(axis, mixture, end, color=color, lw=1.8, label=name)
+    axis.set_ylim(0, 1)
+
+
+def _steps(axis, points: list[tuple[int, float]], end: int, **style) -> None:
+    """Piecewise-constant curve whose last value holds to `end`."""
+    if points:
+        steps, values = zip(*points, (end, points[-1][1]), strict=True)
+        axis.plot(steps, values, drawstyle="steps-post", **style)

@@ -1,0 +1,98 @@
+"""Three kinds of tokenizer behind one interface."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jlab.data.tokenizer import EOS, byte_tokenizer, file_tokenizer, train_bpe
+
+TEXTS = [f"the cat number {n} sat on the mat" for n in range(200)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    train_bpe(TEXTS, 400, path)
+    return path
+
+
+@given(st.text())
+def test_bytes_give_back_any_text(text):
+    tokenizer = byte_tokenizer()
+    (ids,) = tokenizer.encode_batch([text])
+    assert ids.tolist() == list(text.encode())
+    assert tokenizer.decode([*ids, tokenizer.eos_id]) == text
+
+
+@given(st.text())
+def test_the_trained_tokenizer_gives_back_any_text(trained, text):
+    tokenizer = file_tokenizer(trained)
+    (ids,) = tokenizer.encode_batch([text])
+    assert tokenizer.decode(ids) == text
+    assert ids.dtype == np.uint16
+    assert ids.max(initial=0) < tokenizer.vocab_size
+
+
+def test_training_is_deterministic_and_shortens_text(trained, tmp_path):
+    train_bpe(TEXTS, 400, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == trained.read_bytes()
+    tokenizer = file_tokenizer(trained, kind="bpe")
+    assert tokenizer.kind == "bpe"
+    assert len(tokenizer.encode_batch(TEXTS[:1])[0]) < len(TEXTS[0]) / 2
+
+
+def test_a_document_that_spells_the_end_token_does_not_end(trained):
+    tokenizer = file_tokenizer(trained)
+    (ids,) = tokenizer.encode_batch([f"before{EOS}after"])
+    assert tokenizer.eos_id not in ids
+    assert tokenizer.decode(ids) == f"before{EOS}after"
+
+
+def test_the_end_token_is_found_by_its_usual_names_or_named(trained, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(trained.read_text().replace(EOS, "<stop>"))
+    with pytest.raises(ValueError, match=r"eos_token: .*other\.json has none of .*'</s>'"):
+        file_tokenizer(other)
+    assert file_tokenizer(other, "<stop>").eos_id == file_tokenizer(trained).eos_id
+    with pytest.raises(ValueError, match=r"has none of '<end>'; name its token that ends"):
+        file_tokenizer(other, "<end>")
+
+
+def test_padding_and_truncation_of_the_file_are_not_applied(trained, tmp_path):
+    from tokenizers import Tokenizer
+
+    model = Tokenizer.from_file(str(trained))
+    model.enable_truncation(3)
+    model.enable_padding(length=50)
+    model.save(str(tmp_path / "cut.json"))
+    whole = file_tokenizer(trained).encode_batch(TEXTS[:2])
+    cut = file_tokenizer(tmp_path / "cut.json").encode_batch(TEXTS[:2])
+    assert [ids.tolist() for ids in whole] == [ids.tolist() for ids in cut]
+
+
+def test_the_vocabulary_size_counts_up_to_the_largest_id(trained, tmp_path):
+    content = json.loads(trained.read_text())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 70_000, "content": "<far>"})
+    path = tmp_path / "sparse.json"
+    path.write_text(json.dumps(content))
+    tokenizer = file_tokenizer(path)
+    size = max(t["id"] for t in json.loads(tokenizer._model.to_str())["added_tokens"]) + 1
+    assert tokenizer.vocab_size >= size
+
+
+def test_the_fingerprint_changes_with_the_file_and_the_end_token(trained, tmp_path):
+    changed = tmp_path / "changed.json"
+    changed.write_text(trained.read_text() + "\n")
+    prints = {file_tokenizer(trained).fingerprint, file_tokenizer(changed).fingerprint}
+    assert len(prints | {byte_tokenizer().fingerprint}) == 3
+
+
+def test_a_file_that_is_missing_or_something_else_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='tokenizer must be "bytes", "bpe" or the path'):
+        file_tokenizer(tmp_path / "bep")
+    (tmp_path / "t.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match=r"tokenizer: .*t\.json is not a tokenizer\.json: "):
+        file_tokenizer(tmp_path / "t.json")

@@ -1,0 +1,1 @@
+"""Training experiments, one recipe per file: `python -m train PRESET`."""

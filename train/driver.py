@@ -1,0 +1,95 @@
+"""Run a recipe over its seeds in a numbered folder, and tell what came of it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from jlab.cli import FAILED, UsageError, fail, read_json, run_numbers
+from jlab.training.config import differences, to_dict
+from jlab.training.devices import CompileMeter, environment, use_compilation_cache
+from jlab.training.loop import NonFiniteLoss
+from jlab.training.mesh import start_hosts
+from jlab.training.run import Run
+from jlab.training.signals import Interrupted
+
+
+def train(recipe: ModuleType, config: Any, record: dict, root: Path, folder: Path | None) -> int:
+    """Run every seed that is not done yet, then report; returns the exit code.
+
+    Args:
+      recipe: a module of `train` with `run(config, out, resume_command)` and
+        `report(config, parts, out)`.
+      config: the recipe's config.
+      record: preset, size and seeds, for `config.json`.
+      root: a new run becomes the next number below it.
+      folder: the run folder to go on with; None for a new run.
+    """
+    use_compilation_cache()
+    start_hosts(config.mesh)
+    meter = CompileMeter()
+    record = {**record, "config": to_dict(config)}
+    out = Run(folder or _new_folder(root), record["preset"])
+    if folder is None:
+        out.write_config({**record, "environment": environment()})
+    else:
+        _check_same_config(record, folder)
+    seeds = record["seeds"]
+    parts = {seed: out if len(seeds) == 1 else out.child(f"seed-{seed}") for seed in seeds}
+    code = _run_seeds(
+        recipe, config, parts, f"python -m train {record['preset']} --resume {out.path}"
+    )
+    if out.writes:
+        text = recipe.report(config, parts, out)
+        results = {str(seed): part.result() for seed, part in parts.items()}
+        out.write_summary({"seeds": results, **meter.totals()}, text)
+        print(text)
+    out.say(f"results in {out.path}")
+    for failure in out.failures:
+        code = fail(failure, FAILED)
+    return code
+
+
+def dry_run(recipe: ModuleType, config: Any) -> int:
+    """Print the config, and what a run of it costs."""
+    from jlab.training.estimate import estimate
+
+    start_hosts(config.mesh)
+    cost = estimate(config.language_model(), runs=recipe.runs_per_seed(config))
+    print(json.dumps({"config": to_dict(config), "cost": cost}, indent=1))
+    return 0
+
+
+def _run_seeds(recipe: ModuleType, config: Any, parts: dict[int, Run], command: str) -> int:
+    for seed, part in parts.items():
+        if part.result() is not None:
+            continue
+        try:
+            part.write_result(recipe.run(dataclasses.replace(config, seed=seed), part, command))
+        except Interrupted as stop:
+            part.say(f"{stop}; resume with: {command}")
+            return 0
+        except NonFiniteLoss as error:
+            return fail(error, FAILED)
+    return 0
+
+
+def _check_same_config(record: dict, folder: Path) -> None:
+    saved = read_json(folder / "config.json")
+    other = [d for d in differences(saved["config"], record["config"]) if not d.startswith("mesh.")]
+    if other:
+        raise UsageError(f"{folder} belongs to another config (there and now): {'; '.join(other)}")
+
+
+def _new_folder(root: Path) -> Path:
+    """The next number below `root`; the same one on every process of the job."""
+    number = (run_numbers(root) or [0])[-1] + 1
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    return root / f"{number:03d}"

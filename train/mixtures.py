@@ -1,0 +1,53 @@
+"""The mixing method of a run, chosen by config."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jlab.mixing import AioliConfig, Mixer, aioli, schedule, static, stratified
+from jlab.training.metrics import read_metrics
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """What decides the proportions."""
+
+    method: Literal["stratified", "static", "schedule", "aioli"] = "stratified"
+    """Equal shares; fixed `proportions`; a `schedule` file; or learned while training."""
+    proportions: tuple[float, ...] | None = None
+    """Shares of the groups, in their order (static)."""
+    schedule: str | None = None
+    """JSON with lists `steps` and `proportions`, or a run folder to replay (schedule)."""
+    aioli: AioliConfig = field(default_factory=AioliConfig)
+
+
+def make_mixer(config: MixtureConfig) -> Mixer:
+    """The mixing method that a config names.
+
+    Raises:
+      ValueError: a setting that the method needs is missing or wrong.
+      FileNotFoundError: the schedule file or run folder does not exist.
+    """
+    if config.method == "stratified":
+        return stratified()
+    if config.method == "aioli":
+        return aioli(**vars(config.aioli))
+    needed = "proportions" if config.method == "static" else "schedule"
+    value = getattr(config, needed)
+    if value is None:
+        raise ValueError(f"mixture.{needed} must be given with method {config.method}")
+    return static(value) if config.method == "static" else schedule(**_read_schedule(Path(value)))
+
+
+def _read_schedule(path: Path) -> dict[str, list]:
+    if not path.exists():
+        raise FileNotFoundError(f"mixture.schedule: {path} does not exist")
+    if not path.is_dir():
+        saved = json.loads(path.read_text())
+        return {"steps": saved["steps"], "proportions": saved["proportions"]}
+    plans = [row for row in read_metrics(path) if "plan" in row]
+    return {
+        "steps": [row["step"] for row in plans],
+        "proportions": [row["plan"]["proportions"] for row in plans],
+    }
