@@ -44,4 +44,4 @@ SIZES = {
     "160M": replace(_PAPER, model=MODELS["160M"]),
     "1B": replace(_PAPER, model=MODELS["1B"]),
 }
-SEEDS = {size: (0,) for size in SIZES}
+SEEDS = dict.fromkeys(SIZES, (0,))

@@ -10,7 +10,9 @@ import dataclasses
 import importlib
 import io
 import json
+import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -19,6 +21,14 @@ from typing import Any
 
 USAGE = 2  # exit code of bad input
 FAILED = 1  # exit code of a run that could not finish
+_FILE_ERRORS = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+_LONGEST = 290  # characters of a message about bad input
 
 
 class UsageError(Exception):
@@ -29,10 +39,15 @@ def guarded(main: Callable[[Sequence[str]], int]) -> int:
     """Run a command line's main function; errors that are the user's become one line."""
     try:
         return main(sys.argv[1:])
-    except (UsageError, ValueError, FileNotFoundError, NotADirectoryError) as error:
-        return fail(error, USAGE)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (UsageError, ValueError, *_FILE_ERRORS) as error:
+        return fail(_shortened(error), USAGE)
+    except OSError as error:
+        return fail(error, FAILED)
     except KeyboardInterrupt:
-        return fail("interrupted before the first step; nothing to resume", 130)
+        return fail("interrupted", 128 + signal.SIGINT)
 
 
 def fail(error: object, code: int) -> int:
@@ -42,14 +57,19 @@ def fail(error: object, code: int) -> int:
     return code
 
 
+def _shortened(error: object) -> str:
+    """The message without its middle where it is too long, as with many long paths."""
+    line = str(error)
+    half = _LONGEST // 2 - 3
+    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
+
+
 def listing(program: str, entries: dict[str, str], noun: str) -> str:
     """Help text that lists what can be run."""
     width = max(map(len, entries)) + 2
     lines = [f"  {name:<{width}}{text}" for name, text in entries.items()]
-    return "\n".join(
-        [f"usage: {program} {noun} [--field value ...]", "", f"{noun.lower()}s:", *lines, ""]
-        + [f"Fields of one: {program} {noun} --help"]
-    )
+    head = [f"usage: {program} {noun} [--field value ...]", "", f"{noun.lower()}s:"]
+    return "\n".join([*head, *lines, "", f"Fields of one: {program} {noun} --help"])
 
 
 def choose(name: str, entries: dict[str, str], noun: str) -> str:
@@ -65,14 +85,19 @@ def choose(name: str, entries: dict[str, str], noun: str) -> str:
     return name
 
 
-def parse_config(config: Any, arguments: Sequence[str], program: str, options: str = "") -> Any:
+def parse_config(
+    config: Any,
+    arguments: Sequence[str],
+    program: str,
+    options: "OneLineParser | None" = None,
+) -> Any:
     """Overwrite a config's fields from flags such as `--optimizer.learning-rate 1e-3`.
 
     Args:
       config: the values that stand where no flag is given.
       arguments: the command line without run options.
       program: name for the help text.
-      options: help text of the run options, printed before the fields.
+      options: the run options; their help is printed before the fields'.
 
     Raises:
       UsageError: an unknown flag, a wrong value, or a combination that the config refuses.
@@ -80,9 +105,9 @@ def parse_config(config: Any, arguments: Sequence[str], program: str, options: s
     import tyro
 
     if "--help" in arguments or "-h" in arguments:
-        print(options)
+        print(options.format_help() if options else "")
         tyro.cli(type(config), args=["--help"], default=config, prog=program)
-    check_flags(config, arguments)
+    check_flags(config, arguments, options)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -91,15 +116,17 @@ def parse_config(config: Any, arguments: Sequence[str], program: str, options: s
         raise UsageError(_one_line(said.getvalue())) from None
 
 
-def check_flags(config: Any, arguments: Sequence[str]) -> None:
-    """Refuse flags that no field has, by the nearest one that exists.
+def check_flags(
+    config: Any, arguments: Sequence[str], options: "OneLineParser | None" = None
+) -> None:
+    """Refuse flags that no field and no run option has, by the nearest one that exists.
 
     Raises:
       UsageError: with the flag.
     """
     from jlab.training.config import nearest
 
-    known = set(_flags(config))
+    known = {*_flags(config), *(options.flags() if options else ())}
     for argument in arguments:
         flag = argument.split("=")[0].replace("_", "-")
         if re.match(r"--[a-zA-Z]", flag) and flag not in known:
@@ -126,25 +153,39 @@ def _flags_of(value: Any, name: str, prefix: str) -> typing.Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    """The message inside the box that tyro draws."""
-    words = re.sub(r"[─━╭╮╰╯│┃]", " ", text)
-    words = re.sub(r"For full helptext.*|Parsing error|\x1b\[[0-9;]*m", " ", words, flags=re.S)
-    return " ".join(words.split())[:280]
+    """The message inside the box that tyro draws, without its title and help text."""
+    from jlab.training.config import placed
+
+    words = re.sub(r"\x1b\[[0-9;]*m|[─━╭╮╰╯│┃]|-{5,}", " ", text)
+    words = re.sub(r"(Argument helptext|For full helptext|Got errors):?.*", " ", words, flags=re.S)
+    words = " ".join(words.split())
+    titles = "Parsing error|Value error|Invalid choice|Missing argument|Unrecognized options"
+    words = re.sub(rf"^({titles}) |Error parsing (Config: )?", "", words)
+    place = re.fullmatch(r"([\w.]+): (.*)", words)
+    return placed(*place.groups()) if place else words
 
 
-def read_config(path: str, base: Any, preset: str) -> Any:
-    """A config from a run's `config.json`, or from a JSON file with just the fields to change.
+def read_config(path: Path, preset: str) -> dict:
+    """A run's `config.json`; a JSON file with just fields to change is read as its `config`.
 
     Raises:
       UsageError: no such file, not JSON, or of another preset.
-      ValueError: an unknown field or a wrong value in it.
+    """
+    saved = read_json(path)
+    if saved.get("preset", preset) != preset:
+        raise UsageError(f"{path} is a config of preset {saved['preset']!r}, not of {preset!r}")
+    return saved if "config" in saved else {"config": saved}
+
+
+def overwrite(config: Any, fields: dict) -> Any:
+    """The config with fields from JSON in place of its own.
+
+    Raises:
+      ValueError: an unknown field or a wrong value.
     """
     from jlab.training.config import from_dict
 
-    saved = read_json(Path(path))
-    if saved.get("preset", preset) != preset:
-        raise UsageError(f"{path} is a config of preset {saved['preset']!r}, not of {preset!r}")
-    return from_dict(type(base), saved.get("config", saved), base=base)
+    return from_dict(type(config), fields, base=config)
 
 
 def read_json(path: Path) -> dict:
@@ -176,6 +217,10 @@ def load(module: str) -> Any:
 
 class OneLineParser(argparse.ArgumentParser):
     """An argparse parser whose errors are `UsageError`s."""
+
+    def flags(self) -> list[str]:
+        """Every flag that the parser knows."""
+        return [flag for action in self._actions for flag in action.option_strings]
 
     def error(self, message: str):
         """Raise instead of printing the usage and exiting."""

@@ -18,7 +18,7 @@ settings.load_profile("jlab")
 
 
 def golden_folder() -> Path:
-    """Folder of the reference numbers: `JLAB_GOLDEN` where set, else the copies beside the tests."""
+    """Folder of the reference numbers: `JLAB_GOLDEN` where set, else the copies kept here."""
     return Path(os.environ.get("JLAB_GOLDEN", Path(__file__).parent / "golden"))
 
 

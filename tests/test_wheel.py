@@ -26,9 +26,9 @@ def wheel(tmp_path_factory) -> Path:
             shutil.copytree(path, source / path.name, ignore=ignore)
         elif path.is_file():
             shutil.copy(path, source / path.name)
+    flags = ["--no-deps", "--no-build-isolation", "--no-cache-dir", "-q"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", str(source), "-w", str(folder)]
-        + ["--no-deps", "--no-build-isolation", "--no-cache-dir", "-q"],
+        [sys.executable, "-m", "pip", "wheel", str(source), "-w", str(folder), *flags],
         check=True,
         capture_output=True,
     )
@@ -56,12 +56,8 @@ def test_trains_from_an_empty_folder(wheel, tmp_path):
             text=True,
         ).stdout.strip()
     )
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "-q"]
-        + [str(wheel)],
-        check=True,
-        capture_output=True,
-    )
+    install = ["--python", str(python), "install", "--no-deps", "-q", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True, capture_output=True)
     # Paths named in a .pth file are searched after the environment's own, and an editable
     # install of jlab in them is not seen, because their .pth files are not read.
     dependencies = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from jlab.data import Groups, load_groups
+from jlab.data.groups import Progress
 from jlab.mixing import AioliConfig, Mixer, aioli, schedule, static, stratified
-from jlab.training.language_model import LanguageModelConfig, train_language_model
+from jlab.training.language_model import LanguageModelConfig, check_fit, train_language_model
 from jlab.training.plots import mixture_plots
 from jlab.training.report import markdown_table, mean_and_spread, test_summary
 from jlab.training.run import Run
@@ -48,9 +49,16 @@ class Config(LanguageModelConfig):
             raise ValueError("aioli.prior must be none here: the bad mixture is the prior")
 
 
-def run(config: Config, out: Run, resume_command: str) -> dict:
+def prepare(config: Config, tell: Progress) -> Groups:
+    """Read the groups, and refuse what does not fit them."""
+    groups = load_groups(config.data, tell)
+    for mixer in mixers(config, groups).values():
+        check_fit(config, groups, mixer)
+    return groups
+
+
+def run(config: Config, groups: Groups, out: Run, resume_command: str) -> dict:
     """Train the four arms on the same data order, and measure each on the test split."""
-    groups = load_groups(config.data, out.tell)
     results = {}
     for arm, mixer in mixers(config, groups).items():
         part = out.child(ARMS[arm])
@@ -80,8 +88,10 @@ def bad_mixture(config: Config, names: tuple[str, ...]) -> np.ndarray:
     """`bad_share` on one group, the rest in equal parts.
 
     Raises:
-      ValueError: no such group.
+      ValueError: no such group, or no other one.
     """
+    if len(names) < 2:
+        raise ValueError(f"data.groups must name at least 2 groups to mix; got {', '.join(names)}")
     group = names[-1] if config.bad_group is None else config.bad_group
     if group not in names:
         raise ValueError(f"bad_group must be one of {', '.join(names)}; got {group!r}")

@@ -1,7 +1,12 @@
 """Run a recipe over its seeds in a numbered folder, and tell what came of it."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
+import shlex
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +19,7 @@ from jlab.training.config import differences, to_dict
 from jlab.training.devices import CompileMeter, environment, use_compilation_cache
 from jlab.training.loop import NonFiniteLoss
 from jlab.training.mesh import start_hosts
-from jlab.training.run import Run
+from jlab.training.run import Run, tell_stages
 from jlab.training.signals import Interrupted
 
 
@@ -22,8 +27,9 @@ def train(recipe: ModuleType, config: Any, record: dict, root: Path, folder: Pat
     """Run every seed that is not done yet, then report; returns the exit code.
 
     Args:
-      recipe: a module of `train` with `run(config, out, resume_command)` and
-        `report(config, parts, out)`.
+      recipe: a module of `train` with `prepare(config, tell)`, which reads the data and refuses
+        what is wrong with it or with the config, `run(config, inputs, out, resume_command)` with
+        what that returned, and `report(config, parts, out)`.
       config: the recipe's config.
       record: preset, size and seeds, for `config.json`.
       root: a new run becomes the next number below it.
@@ -33,16 +39,16 @@ def train(recipe: ModuleType, config: Any, record: dict, root: Path, folder: Pat
     start_hosts(config.mesh)
     meter = CompileMeter()
     record = {**record, "config": to_dict(config)}
+    if folder is not None:
+        _check_same_config(record, folder)
+    inputs = recipe.prepare(config, tell_stages())  # bad input ends here, with nothing written
     out = Run(folder or _new_folder(root), record["preset"])
     if folder is None:
         out.write_config({**record, "environment": environment()})
-    else:
-        _check_same_config(record, folder)
     seeds = record["seeds"]
     parts = {seed: out if len(seeds) == 1 else out.child(f"seed-{seed}") for seed in seeds}
-    code = _run_seeds(
-        recipe, config, parts, f"python -m train {record['preset']} --resume {out.path}"
-    )
+    command = f"python -m train {record['preset']} --resume {shlex.quote(str(out.path))}"
+    code = _run_seeds(recipe, config, inputs, parts, command)
     if out.writes:
         text = recipe.report(config, parts, out)
         results = {str(seed): part.result() for seed, part in parts.items()}
@@ -58,24 +64,39 @@ def dry_run(recipe: ModuleType, config: Any) -> int:
     """Print the config, and what a run of it costs."""
     from jlab.training.estimate import estimate
 
+    use_compilation_cache()
     start_hosts(config.mesh)
+    recipe.prepare(config, tell_stages())
     cost = estimate(config.language_model(), runs=recipe.runs_per_seed(config))
     print(json.dumps({"config": to_dict(config), "cost": cost}, indent=1))
     return 0
 
 
-def _run_seeds(recipe: ModuleType, config: Any, parts: dict[int, Run], command: str) -> int:
-    for seed, part in parts.items():
-        if part.result() is not None:
-            continue
-        try:
-            part.write_result(recipe.run(dataclasses.replace(config, seed=seed), part, command))
-        except Interrupted as stop:
-            part.say(f"{stop}; resume with: {command}")
-            return 0
-        except NonFiniteLoss as error:
-            return fail(error, FAILED)
+def _run_seeds(
+    recipe: ModuleType, config: Any, inputs: Any, parts: dict[int, Run], command: str
+) -> int:
+    out = next(iter(parts.values()))
+    try:
+        with _terminate_like_ctrl_c():
+            for seed, part in parts.items():
+                if part.result() is None:
+                    seeded = dataclasses.replace(config, seed=seed)
+                    part.write_result(recipe.run(seeded, inputs, part, command))
+    except (Interrupted, KeyboardInterrupt) as stop:
+        out.say(f"{str(stop) or 'stopped'}; resume with: {command}")
+    except NonFiniteLoss as error:
+        return fail(error, FAILED)
     return 0
+
+
+@contextlib.contextmanager
+def _terminate_like_ctrl_c() -> Iterator[None]:
+    """Between the training loops, which save first, SIGTERM is Ctrl-C: what is done is on disk."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_same_config(record: dict, folder: Path) -> None:
@@ -86,10 +107,21 @@ def _check_same_config(record: dict, folder: Path) -> None:
 
 
 def _new_folder(root: Path) -> Path:
-    """The next number below `root`; the same one on every process of the job."""
-    number = (run_numbers(root) or [0])[-1] + 1
+    """Make the next number below `root`; the same one on every process of the job."""
+    number = _claimed_number(root) if jax.process_index() == 0 else 0
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
     return root / f"{number:03d}"
+
+
+def _claimed_number(root: Path) -> int:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count((run_numbers(root) or [0])[-1] + 1):
+            with contextlib.suppress(FileExistsError):  # another run has just started
+                (root / f"{number:03d}").mkdir()
+                return number
+    except OSError as error:
+        raise UsageError(f"--runs-dir: cannot write in {root}: {error.strerror}") from None

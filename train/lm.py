@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jlab.training.language_model import LanguageModelConfig, train_language_model
+from jlab.data import Groups, load_groups
+from jlab.data.groups import Progress
+from jlab.training.language_model import LanguageModelConfig, check_fit, train_language_model
 from jlab.training.plots import mixture_plots
 from jlab.training.report import markdown_table, mean_and_spread, test_summary
 from jlab.training.run import Run
@@ -23,12 +25,18 @@ class Config(LanguageModelConfig):
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
 
 
-def run(config: Config, out: Run, resume_command: str) -> dict:
+def prepare(config: Config, tell: Progress) -> Groups:
+    """Read the groups, and refuse what does not fit them."""
+    mixer = make_mixer(config.mixture)
+    groups = load_groups(config.data, tell)
+    check_fit(config, groups, mixer)
+    return groups
+
+
+def run(config: Config, groups: Groups, out: Run, resume_command: str) -> dict:
     """Train, then measure every group's test split."""
     mixer = make_mixer(config.mixture)
-    trained = train_language_model(
-        config.language_model(), mixer, out, resume_command=resume_command
-    )
+    trained = train_language_model(config.language_model(), mixer, out, groups, resume_command)
     return test_summary(trained, config.test_windows)
 
 

@@ -27,7 +27,7 @@ def make_mixer(config: MixtureConfig) -> Mixer:
 
     Raises:
       ValueError: a setting that the method needs is missing or wrong.
-      FileNotFoundError: the schedule file or run folder does not exist.
+      FileNotFoundError: the schedule file, or the numbers of the run folder, do not exist.
     """
     if config.method == "stratified":
         return stratified()
@@ -37,15 +37,26 @@ def make_mixer(config: MixtureConfig) -> Mixer:
     value = getattr(config, needed)
     if value is None:
         raise ValueError(f"mixture.{needed} must be given with method {config.method}")
-    return static(value) if config.method == "static" else schedule(**_read_schedule(Path(value)))
+    return static(value) if config.method == "static" else _schedule(Path(value))
+
+
+def _schedule(path: Path) -> Mixer:
+    try:
+        return schedule(**_read_schedule(path))
+    except ValueError as error:
+        raise ValueError(f"mixture.schedule: {path}: {error}") from error
 
 
 def _read_schedule(path: Path) -> dict[str, list]:
-    if not path.exists():
-        raise FileNotFoundError(f"mixture.schedule: {path} does not exist")
+    source = path / "metrics.jsonl" if path.is_dir() else path
+    if not source.is_file():
+        raise FileNotFoundError(f"mixture.schedule: {source} does not exist")
     if not path.is_dir():
         saved = json.loads(path.read_text())
-        return {"steps": saved["steps"], "proportions": saved["proportions"]}
+        names = ("steps", "proportions")
+        if not isinstance(saved, dict) or not all(isinstance(saved.get(n), list) for n in names):
+            raise ValueError(f"must be a JSON object with the lists {' and '.join(names)}")
+        return {name: saved[name] for name in names}
     plans = [row for row in read_metrics(path) if "plan" in row]
     return {
         "steps": [row["step"] for row in plans],

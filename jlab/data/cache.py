@@ -1,8 +1,9 @@
 """Cached folders: made once, whole or not there, found damaged when they are.
 
 A folder is built beside its place, described by a manifest (size and SHA-256 of every file) that is
-written last and sealed by its own hash, and renamed into place. A build that is killed leaves nothing that is taken for
-whole; of two processes that want the same folder, one builds and the other waits.
+written last and sealed by its own hash, and renamed into place. A build that is killed leaves
+nothing that is taken for whole; of two processes that want the same folder, one builds and the
+other waits.
 """
 
 import contextlib

@@ -56,9 +56,9 @@ class MixtureLoader:
     workers: int = 2  # threads that read; no effect on the content
 
     def __post_init__(self):
-        for field in ("batch_size", "prefetch", "workers"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1; got {getattr(self, field)}")
+        for field, least in (("batch_size", 1), ("seed", 0), ("prefetch", 1), ("workers", 1)):
+            if getattr(self, field) < least:
+                raise ValueError(f"{field} must be at least {least}; got {getattr(self, field)}")
         for group, packed in enumerate(self.train):
             if not len(packed):
                 raise ValueError(f"train: group {group} has no whole window to draw")

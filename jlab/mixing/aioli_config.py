@@ -16,27 +16,36 @@ class AioliConfig:
     of a batch are whole windows.
     """
 
-    update_steps: int = 250  # U: optimiser steps of a round, probes included
-    sweeps: int = 4  # R: how often a round probes each group
-    probe_steps: int = 4  # s: optimiser steps of one probe
-    learning_rate: float = 0.2  # eta: step size of exponentiated gradient descent
-    one_hot_factor: float = (
-        0.625  # f: share of the probed group in its probes; above 1/m, at most 1
-    )
-    accumulate: bool = True  # step from the previous proportions (the paper); False: from uniform
-    ema: float | None = (
-        None  # weight of the older matrices; the released code's form, accumulate=False
-    )
-    normalize: bool = True  # scale the matrix to entries that are not negative and sum to 1
-    diagonal: bool = False  # ablation: each group's effect on its own loss only
-    static: bool = False  # ablation: learn the matrix once and keep those proportions to the end
-    prior: tuple[float, ...] | None = None  # restricted setting: proportions to train with first
-    prior_steps: int = 0  # for how many optimiser steps
-    objective: tuple[float, ...] | None = (
-        None  # weight of each evaluated loss; None: their plain sum
-    )
-    floor: float = 0.0  # least learned share of a group
-    cap: float = 1.0  # greatest learned share of a group
+    update_steps: int = 250
+    """U: optimiser steps of a round, probes included."""
+    sweeps: int = 4
+    """R: how often a round probes each group."""
+    probe_steps: int = 4
+    """s: optimiser steps of one probe."""
+    learning_rate: float = 0.2
+    """eta: step size of exponentiated gradient descent."""
+    one_hot_factor: float = 0.625
+    """f: share of the probed group in its probes; above 1/m, at most 1."""
+    accumulate: bool = True
+    """Step from the previous proportions (the paper); False: from uniform."""
+    ema: float | None = None
+    """Weight of the older matrices: the released code's form, with accumulate off."""
+    normalize: bool = True
+    """Scale the matrix to entries that are not negative and sum to 1."""
+    diagonal: bool = False
+    """Ablation: each group's effect on its own loss only."""
+    static: bool = False
+    """Ablation: learn the matrix once and keep those proportions to the end."""
+    prior: tuple[float, ...] | None = None
+    """Restricted setting: proportions to train with first."""
+    prior_steps: int = 0
+    """For how many optimiser steps."""
+    objective: tuple[float, ...] | None = None
+    """Weight of each evaluated loss; None: their plain sum."""
+    floor: float = 0.0
+    """Least learned share of a group."""
+    cap: float = 1.0
+    """Greatest learned share of a group."""
 
     def __post_init__(self) -> None:
         """Refuse, by name, what is wrong for any number of groups."""

@@ -1,59 +1,24 @@
-"""What every mixing method is: four pure functions and the list of what they need to see.
-
-The training loop repeats: `plan`, train `Plan.steps` steps, evaluate if the plan asks for it,
-`update`. A plan that the training budget cuts short is not observed. The whole method is in its
-state, a NamedTuple of arrays that a checkpoint holds, so a run resumed from any state goes on as
-if it had never stopped. Everything here works under `jit` and `vmap`; floats are those of the
-active precision (`jax.enable_x64`).
-"""
+"""Pieces that mixing methods share: a plan without loss weights, and checks of proportions."""
 
 import reprlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int
 
-UNTIL_THE_END = int(
-    np.iinfo(np.int32).max
-)  # `Plan.steps` of a plan that lasts for the rest of the run
+from jlab.training.mixer import UNTIL_THE_END, Mixer, Observation, Plan
+
+__all__ = [
+    "UNTIL_THE_END",
+    "Mixer",
+    "Observation",
+    "Plan",
+    "check_group_count",
+    "check_proportions",
+    "make_plan",
+]
 SUM_TOLERANCE = 1e-6  # of written proportions: room for sixths and sevenths typed with seven digits
-
-
-class Plan(NamedTuple):
-    """What to train on next, for how long, and whether to measure afterwards."""
-
-    proportions: Float[Array, "m"]  # on the simplex; share of the windows drawn from each group
-    loss_weights: Float[Array, "m"]  # factor on each group's loss; ones unless the method reweights
-    steps: Int[Array, ""]  # optimiser steps to train with these; 0 only measures
-    evaluate: Bool[Array, ""]  # measure the validation losses after these steps
-
-
-class Observation(NamedTuple):
-    """What came of a plan. The loop fills the optional fields that the mixer names in `needs`."""
-
-    step: Int[Array, ""]  # optimiser steps of the whole run so far
-    learning_rate: Float[Array, ""]  # the optimiser's, at this step
-    counts: Real[Array, "m"]  # windows really drawn per group during this plan; all 0 after 0 steps
-    eval_loss: Float[Array, "n"] | None = (
-        None  # nats per token; NaN where the plan did not evaluate
-    )
-    train_loss: Float[Array, "m"] | None = None  # nats per token, mean over the plan
-    reference_loss: Float[Array, "m"] | None = None  # of a reference model on the same windows
-    gradients: Any | None = None  # per-group gradients, for methods that compare them
-
-
-class Mixer(NamedTuple):
-    """A mixing method; `needs` names the fields of `Observation` that its `update` reads."""
-
-    init: Callable[[Array, int], Any]  # (key, number of groups m) -> state
-    plan: Callable[[Any], Plan]  # state -> plan
-    update: Callable[[Any, Observation], tuple[Any, dict[str, Array]]]  # -> (state, metrics)
-    result: Callable[
-        [Any], Float[Array, "m"]
-    ]  # state -> the proportions that the method settled on
-    needs: frozenset[str] = frozenset()
 
 
 def make_plan(

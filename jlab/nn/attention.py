@@ -75,12 +75,21 @@ def merge(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(window, q, k, v, queries, keys):
-    """Attention with q[b, kv_heads, l, group, dim] and k, v[b, kv_heads, s, dim]."""
+def _attend(
+    window: int | None,
+    q: Float[Array, "b kv_heads l group dim"],
+    k: Float[Array, "b kv_heads s dim"],
+    v: Float[Array, "b kv_heads s dim"],
+    queries: Tokens,
+    keys: Tokens,
+) -> tuple[Float[Array, "b kv_heads l group dim"], Float[Array, "b kv_heads l group"]]:
     return _forward(window, q, k, v, queries, keys)[0]
 
 
-def _forward(window, q, k, v, queries, keys):
+def _forward(
+    window: int | None, q: Array, k: Array, v: Array, queries: Tokens, keys: Tokens
+) -> tuple[tuple[Array, Array], tuple]:
+    """Shapes as in `_attend`; one block of queries at a time, the maximum taken out."""
     outs, lses = [], []
     for rows, cols in _blocks(q.shape[2], k.shape[2], queries, window):
         scores = _scores(q, k, queries, keys, window, rows, cols)
@@ -95,11 +104,13 @@ def _forward(window, q, k, v, queries, keys):
     return (out, lse), (q, k, v, queries, keys, out, lse)
 
 
-def _backward(window, saved, gradients):
+def _backward(
+    window: int | None, saved: tuple, gradients: tuple[Array, Array]
+) -> tuple[Array, Array, Array, None, None]:
     """dS = P * (dP - rowsum(dO * O) + dL), Algorithm 4; dL is the gradient of the log-sum-exp."""
     q, k, v, queries, keys, out, lse = saved
     d_out, d_lse = gradients
-    offset = d_lse - (d_out * out).astype(lse.dtype).sum(-1)
+    offset = d_lse - (d_out.astype(lse.dtype) * out).sum(-1)
     d_q, d_k, d_v = [], jnp.zeros(k.shape, lse.dtype), jnp.zeros(v.shape, lse.dtype)
     for rows, cols in _blocks(q.shape[2], k.shape[2], queries, window):
         scores = _scores(q, k, queries, keys, window, rows, cols)
@@ -129,7 +140,9 @@ def _blocks(
     return [(slice(start, stop), slice(max(0, start - back), stop)) for start, stop in spans]
 
 
-def _scores(q, k, queries, keys, window, rows, cols) -> Float[Array, "b kv_heads rows group cols"]:
+def _scores(
+    q: Array, k: Array, queries: Tokens, keys: Tokens, window: int | None, rows: slice, cols: slice
+) -> Float[Array, "b kv_heads rows group cols"]:
     """Scaled scores of a block of queries against a span of keys, masked."""
     block = q[:, :, rows]
     scores = _product(_flat(block), k[:, :, cols].mT, wide(q.dtype)) / math.sqrt(q.shape[-1])
@@ -137,7 +150,9 @@ def _scores(q, k, queries, keys, window, rows, cols) -> Float[Array, "b kv_heads
     return jnp.where(seen, scores.reshape(*block.shape[:-1], -1), _UNSEEN)
 
 
-def _visible(queries, keys, window, rows, cols) -> Bool[Array, "#b rows cols"]:
+def _visible(
+    queries: Tokens, keys: Tokens, window: int | None, rows: slice, cols: slice
+) -> Bool[Array, "#b rows cols"]:
     """Which key of the span each query of the block sees."""
     i = jnp.arange(rows.start, rows.stop)[None, :] if queries.index is None else queries.index
     j = jnp.arange(cols.start, cols.stop)[None, :] if keys.index is None else keys.index
@@ -155,5 +170,5 @@ def _flat(x: Float[Array, "b kv_heads rows group n"]) -> Float[Array, "b kv_head
     return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
-def _product(x, y, out_type):
+def _product(x: Array, y: Array, out_type: jnp.dtype) -> Array:
     return jnp.matmul(x, y, preferred_element_type=out_type)

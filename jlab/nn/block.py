@@ -131,5 +131,4 @@ def scanned_blocks(config: TransformerConfig) -> type[nn.Module]:
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast),
         length=config.repeats,
-        unroll=config.scan_unroll,
     )

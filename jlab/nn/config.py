@@ -95,17 +95,15 @@ class LayerConfig:
         _one_of(self, "activation", ("silu", "gelu", "gelu_tanh", "relu"))
         seen = self.window is None or self.window > 0
         _require(seen, "layer.window", self.window, "at least 1, or None")
-        allowed = (
-            f"such that an even part of head_dim is rotated; got {self.rotated} of {self.head_dim}"
-        )
-        _require(
-            self.rotated > 0 and self.rotated % 2 == 0, "rope.fraction", self.rope.fraction, allowed
-        )
+        if self.rotated == 0 or self.rotated % 2:
+            raise ValueError(
+                "rope.fraction must be such that layer.head_dim * rope.fraction is even; "
+                f"got {self.rope.fraction} ({self.rotated} of {self.head_dim})"
+            )
         # The exponent of dynamic scaling is rotated / (rotated - 2).
         defined = self.rope.scaling != "dynamic" or self.rotated > 2
-        _require(
-            defined, "rope.scaling", self.rope.scaling, "used with at least 4 rotated dimensions"
-        )
+        allowed = f"other than dynamic with {self.rotated} rotated dimensions"
+        _require(defined, "rope.scaling", self.rope.scaling, allowed)
 
     @property
     def rotated(self) -> int:
@@ -135,15 +133,13 @@ class TransformerConfig:
     """compute type; parameters are float32, softmax and norms at least float32"""
     remat: bool = False
     """recompute whole periods in the backward pass: less memory, about a third more compute"""
-    scan_unroll: int = 1
-    """periods per step of the scan over depth: more is faster to run and slower to compile"""
     implementation: Literal["xla"] = "xla"
     """how attention is computed"""
 
     def __post_init__(self):
         sized = self.vocab_size is None or self.vocab_size > 0
         _require(sized, "model.vocab_size", self.vocab_size, "at least 1, or None")
-        _positive(self, "d_model", "repeats", "norm_eps", "scan_unroll")
+        _positive(self, "d_model", "repeats", "norm_eps")
         _require(len(self.pattern) > 0, "model.pattern", self.pattern, "at least one layer")
         _one_of(self, "norm", ("rms", "layer"))
         _one_of(self, "dtype", ("float32", "bfloat16", "float64"))

@@ -20,17 +20,17 @@ def cross_entropy(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(z_loss, logits, targets):
+def _cross_entropy(z_loss: float, logits: Array, targets: Array) -> Array:
     return _forward(z_loss, logits, targets)[0]
 
 
-def _forward(z_loss, logits, targets):
+def _forward(z_loss: float, logits: Array, targets: Array) -> tuple[Array, tuple]:
     log_z = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return log_z - chosen + z_loss * jnp.square(log_z), (logits, targets, log_z)
 
 
-def _backward(z_loss, saved, gradient):
+def _backward(z_loss: float, saved: tuple, gradient: Array) -> tuple[Array, None]:
     """One pass over the logits, where differentiating `_forward` would make several."""
     logits, targets, log_z = saved
     probabilities = jnp.exp(logits - log_z[..., None])

@@ -1,19 +1,25 @@
 """Checkpoints that survive kills, full disks and damaged files.
 
 Orbax writes them asynchronously and commits them by a rename. After the commit a manifest with a
-checksum of every file is written beside them: a checkpoint without one, or whose files do not
-match, counts as damaged, and the one before it is used.
+checksum of every file, and the metrics given to `save`, is written beside them: a checkpoint
+without one, or whose files do not match, counts as damaged, and the one before it is used.
 """
 
+import contextlib
 import hashlib
 import json
+import math
+import os
+import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 MANIFESTS = "manifests"
@@ -40,16 +46,8 @@ class Checkpointer:
         self.folder = Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.failures: list[str] = []
-        preserve = [policies.LatestN(keep)]
-        if best is not None:
-            preserve.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    reverse=True,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self._metrics = _saved_metrics(self.folder)
+        preserve = [policies.LatestN(keep), _KeepBest(best, self._metrics)]
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -57,11 +55,14 @@ class Checkpointer:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(preserve),
                 cleanup_tmp_directories=True,
+                # A folder that cannot be made fails in `save`, not minutes later in the threads
+                # that wait for it.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
         self._unsealed: int | None = None  # step whose manifest is still to be written
         self._seals = ThreadPoolExecutor(1)
-        self._sealing: Future | None = None
+        self._sealing: tuple[int, Future] | None = None
 
     def steps(self) -> list[int]:
         """Steps that have a committed checkpoint, damaged or not, in ascending order."""
@@ -69,12 +70,16 @@ class Checkpointer:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, tree: PyTree, metrics: dict[str, float] | None = None) -> None:
-        """Start writing `tree` as the checkpoint of `step`; returns once the arrays are copied."""
+        """Start writing `tree` as the checkpoint of `step`; returns once the arrays are copied.
+
+        A step that is saved already stays as it is.
+        """
+        self._finish()
+        if step in self._manager.all_steps():
+            return
+        self._metrics[step] = metrics or {}
         try:
-            self._finish()
-            self._manager.save(
-                step, args=self._ocp.args.StandardSave(tree), metrics=metrics or None, force=True
-            )
+            self._manager.save(step, args=self._ocp.args.StandardSave(_arrays(tree)), force=True)
             self._unsealed = step
         except Exception as error:  # any storage error: training is worth more than one checkpoint
             self._failed(step, error)
@@ -86,11 +91,8 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait for what is being written, seal it and stop the writer's threads."""
-        try:
-            self._finish()
-            self._manager.close()
-        except Exception as error:
-            self._failed(self._unsealed, error)
+        self._finish()
+        self._manager.close()
         self._seals.shutdown()
 
     def restore(self, target: PyTree) -> tuple[int, PyTree] | None:
@@ -104,12 +106,13 @@ class Checkpointer:
             onto (arrays or `jax.ShapeDtypeStruct`); another mesh than the saved one is fine.
 
         Raises:
-          ValueError: a leaf of the checkpoint has another shape than in `target`.
+          ValueError: a leaf is not in both, or has another shape or type there.
         """
+        target = _arrays(target)
         for step in reversed(self.steps()):
             harm = damage(self.folder, step)
             if harm is None:
-                self._check_shapes(step, target)
+                self._check_fits(step, target)
                 tree = self._manager.restore(step, args=self._ocp.args.StandardRestore(target))
                 return step, tree
             warnings.warn(
@@ -120,6 +123,7 @@ class Checkpointer:
         return None
 
     def _move_aside(self, step: int) -> None:
+        self._metrics.pop(step, None)
         if jax.process_index() == 0:
             aside = self.folder / "damaged" / str(step)
             shutil.rmtree(aside, ignore_errors=True)
@@ -127,51 +131,80 @@ class Checkpointer:
             (self.folder / str(step)).rename(aside)
             _manifest(self.folder, step).unlink(missing_ok=True)
         _barrier(f"jlab_move_aside_{step}")
+        self._manager.reload()
 
-    def _check_shapes(self, step: int, target: PyTree) -> None:
-        saved = self._manager.item_metadata(step)
-        shapes = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(saved))
-        }
-        for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(target)):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            if name in shapes and shapes[name] != tuple(leaf.shape):
+    def _check_fits(self, step: int, target: PyTree) -> None:
+        saved, wanted = _kinds(self._manager.item_metadata(step)), _kinds(target)
+        for name in sorted(saved.keys() | wanted.keys()):
+            there, here = saved.get(name, "missing"), wanted.get(name, "missing")
+            if there != here:
                 raise ValueError(
                     f"checkpoint {self.folder / str(step)} does not fit this model:"
-                    f" {name} is {shapes[name]} there and {tuple(leaf.shape)} here"
+                    f" {name} is {there} there and {here} here"
                 )
 
     def _finish(self) -> None:
-        self._manager.wait_until_finished()
-        self.poll()
+        """Wait until the last save is committed and sealed, or known to have failed."""
+        if self._unsealed is not None:
+            self._seal()
         if self._sealing is not None:
-            self._sealing.result()
-            self._sealing = None
+            (step, sealing), self._sealing = self._sealing, None
+            error = sealing.exception()
+            if error is not None:
+                self._failed(step, error)
 
     def _seal(self) -> None:
         step, self._unsealed = self._unsealed, None
-        self._manager.check_for_errors()
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # in the background, so it is raised here
+            self._failed(step, error)
+            return
         if jax.process_index() == 0:
-            self._sealing = self._seals.submit(self._write_manifest, step)
+            self._sealing = step, self._seals.submit(self._write_manifest, step)
 
     def _write_manifest(self, step: int) -> None:
         path = _manifest(self.folder, step)
         path.parent.mkdir(exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(checksums(self.folder / str(step)), indent=1))
+        seal = {"files": checksums(self.folder / str(step)), "metrics": self._metrics[step]}
+        partial.write_text(json.dumps(seal, indent=1))
         partial.replace(path)
         for old in path.parent.glob("*.json"):  # of checkpoints that are no longer kept
             if not (self.folder / old.stem).exists():
                 old.unlink()
 
-    def _failed(self, step: int | None, error: Exception) -> None:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        message = f"checkpoint of step {step} could not be written: {first_line}"
+    def _failed(self, step: int, error: BaseException) -> None:
+        self._metrics.pop(step, None)
+        if jax.process_index() == 0:  # its files are of no use, and could fill the disk
+            for rest in (self.folder / str(step), *self.folder.glob(f"{step}.orbax-*-tmp*")):
+                shutil.rmtree(rest, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._manager.reload()
+        message = f"checkpoint of step {step} could not be written: {_reason(error)}"
         if not self.failures:
             warnings.warn(f"{message}; training goes on", stacklevel=3)
         self.failures.append(message)
-        self._unsealed = None
+
+
+def _reason(error: BaseException) -> str:
+    """One line; tensorstore buries the system's error code in its whole configuration."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class _KeepBest:
+    """Orbax policy: keep the checkpoint whose metric `name` is lowest among those that have it."""
+
+    def __init__(self, name: str | None, metrics: dict[int, dict[str, float]]):
+        self._name, self._metrics = name, metrics
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each checkpoint, oldest first, whether it stays."""
+        scores = [self._metrics.get(c.step, {}).get(self._name, math.inf) for c in checkpoints]
+        return [score == min(scores) < math.inf for score in scores]
 
 
 def restore_part(folder: Path, names: tuple[str, ...], target: PyTree) -> PyTree:
@@ -180,7 +213,7 @@ def restore_part(folder: Path, names: tuple[str, ...], target: PyTree) -> PyTree
     Args:
       folder: the checkpoints of a run.
       names: field names from the root of the saved tree down to the subtree.
-      target: arrays of the subtree's shapes, dtypes and shardings.
+      target: the subtree's shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`).
 
     Raises:
       FileNotFoundError: there is no checkpoint, or none that is whole.
@@ -219,7 +252,7 @@ def newest_whole(folder: Path) -> tuple[int, Path]:
 def damage(folder: Path, step: int) -> str | None:
     """What is wrong with a checkpoint's files, in words; None if they match the manifest."""
     try:
-        expected = json.loads(_manifest(folder, step).read_text())
+        expected = _read_manifest(_manifest(folder, step))["files"]
     except FileNotFoundError:
         return "no manifest: it was never finished"
     except ValueError:
@@ -245,6 +278,37 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def _manifest(folder: Path, step: int) -> Path:
     return folder / MANIFESTS / f"{step}.json"
+
+
+def _read_manifest(path: Path) -> dict[str, dict]:
+    manifest = json.loads(path.read_text())
+    match manifest:
+        case {"files": dict(files), "metrics": dict()} if files:
+            return manifest
+    raise ValueError(f"{path} is not a manifest")
+
+
+def _saved_metrics(folder: Path) -> dict[int, dict[str, float]]:
+    """Metrics of the checkpoints below a folder, from the manifests that can be read."""
+    metrics = {}
+    for path in (folder / MANIFESTS).glob("*.json"):
+        with contextlib.suppress(ValueError):
+            metrics[int(path.stem)] = _read_manifest(path)["metrics"]
+    return metrics
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    """The tree with arrays for its numbers, which is what numpy makes of 0-d arrays in a sum."""
+    return jax.tree.map(lambda x: np.asarray(x) if np.isscalar(x) else x, tree)
+
+
+def _kinds(tree: PyTree) -> dict[str, str]:
+    """Type and shape of every leaf, such as `float32[2, 3]`, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(_plain(tree))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
 
 
 def _plain(tree: Any) -> Any:

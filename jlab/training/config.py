@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import types
 import typing
 from typing import Any
@@ -41,7 +42,9 @@ def from_dict(kind: Any, value: Any, where: str = "", base: Any = None) -> Any:
         )
     if origin is tuple:
         _checked(isinstance(value, (list, tuple)), value, where, "a list")
-        return tuple(from_dict(arguments[0], x, f"{where}.{i}") for i, x in enumerate(value))
+        bases = itertools.chain(base or (), itertools.repeat(None))
+        items = enumerate(zip(value, bases, strict=False))
+        return tuple(from_dict(arguments[0], x, f"{where}.{i}", b) for i, (x, b) in items)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     # A bool is an int to Python, but not to a person.
@@ -51,6 +54,8 @@ def from_dict(kind: Any, value: Any, where: str = "", base: Any = None) -> Any:
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
     """Dotted names, with both values, of the fields in which two `to_dict` values differ."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = ({str(i): item for i, item in enumerate(items)} for items in (one, other))
     if isinstance(one, dict) and isinstance(other, dict):
         names = sorted(one.keys() | other.keys())
         inner = [
@@ -61,11 +66,23 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     return [] if one == other else [f"{where}: {one} and {other}"]
 
 
+def placed(where: str, message: str) -> str:
+    """A message about a field of the config at `where`, with its place if it does not say it."""
+    return message if message.startswith(f"{where}.") or not where else f"{where}: {message}"
+
+
 def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """A hint at the known name that is most like `name`."""
+    """A hint at the known names that are most like `name`: those with the same last part first."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"nearest: {close[0]}" if close else f"known: {', '.join(known)}"
+    same = [other for other in known if _last_part(other) == _last_part(name)]
+    close = same or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"nearest: {', '.join(close[:3])}"
+    return f"known: {', '.join(known)}" if len(known) <= 20 else "--help lists what there is"
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2].lstrip("-")
 
 
 def _dataclass_from(kind: type, value: Any, where: str, base: Any) -> Any:
@@ -85,7 +102,10 @@ def _dataclass_from(kind: type, value: Any, where: str, base: Any) -> Any:
         )
         for name, item in value.items()
     }
-    return kind(**given) if base is None else dataclasses.replace(base, **given)
+    try:
+        return kind(**given) if base is None else dataclasses.replace(base, **given)
+    except ValueError as error:
+        raise ValueError(placed(where, str(error))) from None
 
 
 def _union_from(arguments: tuple, value: Any, where: str) -> Any:

@@ -86,7 +86,7 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
-    """Git commit of the checkout that holds this file, `+dirty` with local changes; None outside."""
+    """Git commit of the checkout around this file, `+dirty` with local changes; None outside."""
 
     def git(*args):
         folder = Path(__file__).parent

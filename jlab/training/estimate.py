@@ -28,7 +28,8 @@ def estimate(config: LanguageModelConfig, runs: int = 1) -> dict:
     loss = language_loss(config.model, m, config.z_loss)
     step = jit_step(make_train_step(loss, optimizer, config.accumulate), state)
     batch = _first_batch(config, groups, mesh)
-    memory = step.lower(state, batch).compile().memory_analysis()
+    step = step.lower(state, batch).compile()
+    memory = step.memory_analysis()
     seconds = []
     for _ in range(4):  # the first one warms up
         begin = time.perf_counter()

@@ -13,7 +13,7 @@ from jlab.data.batch import Batch
 from jlab.nn import Transformer, TransformerConfig
 from jlab.nn.losses import cross_entropy
 from jlab.training.mesh import put_batch
-from jlab.training.state import Aux
+from jlab.training.state import Aux, Mean
 from jlab.training.step import LossFn
 
 
@@ -29,7 +29,8 @@ def language_loss(config: TransformerConfig, groups: int, z_loss: float = 0.0) -
 
     Returns:
       A loss function for `make_train_step`; its metrics: `group_loss[m]` (mean over the rows of
-      each group of their mean token loss; NaN for a group that the batch lacks).
+      each group of their mean token loss; NaN for a group that the batch lacks). The loss is a
+      mean over targets, by their weights: `Aux.weight` of them.
     """
 
     def loss_fn(params: PyTree, extras: dict, batch: Batch, key: Array):
@@ -37,11 +38,14 @@ def language_loss(config: TransformerConfig, groups: int, z_loss: float = 0.0) -
         weight = batch.mask
         if "loss_weights" in extras:
             weight = weight * extras["loss_weights"][batch.group][:, None]
-        mean = (loss * weight).sum() / jnp.maximum(weight.sum(), 1.0)
-        rows = _row_means(loss, batch.mask)
-        member = batch.group[:, None] == jnp.arange(groups)[None, :]
-        by_group = (rows[:, None] * member).sum(0) / member.sum(0)
-        return mean, Aux({"group_loss": by_group}, extras)
+        total = weight.sum()
+        mean = (loss * weight).sum() / jnp.where(total > 0, total, 1.0)
+        targets = batch.mask.sum(-1)
+        rows = (loss * batch.mask).sum(-1) / jnp.maximum(targets, 1.0)
+        member = (batch.group[:, None] == jnp.arange(groups)[None, :]) & (targets != 0)[:, None]
+        # Not a product: a NaN in one row must not reach the other groups.
+        by_group = Mean(jnp.where(member, rows[:, None], 0.0).sum(0), member.sum(0))
+        return mean, Aux({"group_loss": by_group}, extras, total)
 
     return loss_fn
 
@@ -73,8 +77,8 @@ def make_evaluate(
 ) -> Callable[[PyTree], GroupLosses]:
     """Build `evaluate(params) -> GroupLosses` over fixed batches.
 
-    The batches stay on the devices; of each, this process feeds `rows`. Sums are float64 on the host, because a mixing method takes
-    differences of these losses that are a hundredth of a nat.
+    The batches stay on the devices; of each, this process feeds `rows`. Sums are float64 on the
+    host, because a mixing method takes differences of these losses that are a hundredth of a nat.
 
     Source: the protocol of Aioli, section 6: per-group loss = mean over sequences of the
     per-sequence mean token loss.
@@ -108,7 +112,3 @@ def make_row_sums(config: TransformerConfig, mesh: Mesh) -> Callable:
         return (token_loss(config, params, batch) * batch.mask).sum(-1), batch.mask.sum(-1)
 
     return jax.jit(row_sums, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-
-def _row_means(loss: Float[Array, "b l"], mask: Float[Array, "b l"]) -> Float[Array, "b"]:
-    return (loss * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1.0)

@@ -1,26 +1,28 @@
 """Train a language model on a mixture of groups: data, mesh, model, step and loop put together."""
 
 import json
+import math
 import warnings
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jlab.data import DataConfig, Groups, MixtureLoader, evaluation_batches, load_groups
 from jlab.nn import Transformer, TransformerConfig, flops_per_token
-from jlab.training.checkpoint import restore_part
+from jlab.training.checkpoint import newest_whole, restore_part
 from jlab.training.config import differences, from_dict, to_dict
 from jlab.training.devices import environment
 from jlab.training.language import GroupLosses, language_loss, make_evaluate
-from jlab.training.loop import Job, LoopConfig, LoopState, init_loop_state, train_loop
+from jlab.training.loop import Job, LoopConfig, init_loop_state, train_loop
 from jlab.training.mesh import MeshConfig, batch_rows, make_mesh, state_shardings
-from jlab.mixing.mixer import Mixer
+from jlab.training.mixer import Mixer
 from jlab.training.optim import OptimConfig, make_optimizer, make_schedule
-from jlab.training.run import Run
+from jlab.training.run import Run, tell_stages
 from jlab.training.state import TrainState, init_state
 from jlab.training.step import jit_step, make_train_step
 
@@ -51,6 +53,10 @@ class LanguageModelConfig:
         for name in ("batch_size", "accumulate", "eval_windows", "test_windows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
+        if not 0 <= self.z_loss < math.inf:
+            raise ValueError(f"z_loss must be >= 0 and finite; got {self.z_loss}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0; got {self.seed}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size must be a multiple of accumulate = {self.accumulate};"
@@ -95,7 +101,7 @@ def train_language_model(
     Raises:
       ValueError: bad input, or a run folder that was made with another config or other data.
     """
-    groups = groups or load_groups(config.data, run.tell)
+    groups = groups or load_groups(config.data, tell_stages())
     config = with_vocabulary(config, groups)
     _claim_folder(config, groups, run)
     mesh = make_mesh(config.mesh)
@@ -124,18 +130,29 @@ def train_language_model(
 
 def init_train_state(config: LanguageModelConfig, mesh: Mesh, groups: int) -> TrainState:
     """A fresh state, made shard by shard on the mesh; the same values on any mesh."""
+    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh, groups))
+    make = jax.jit(partial(_make_state, config, groups), out_shardings=shardings)
+    return make(jax.random.key(config.seed))
+
+
+def state_shapes(config: LanguageModelConfig, mesh: Mesh, groups: int) -> TrainState:
+    """Shape, type and place of every array of a state, without its values."""
+    shapes = jax.eval_shape(partial(_make_state, config, groups), jax.random.key(0))
     optimizer = make_optimizer(config.optimizer, config.loop.steps)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, optimizer, mesh),
+    )
 
-    def make(key):
-        init_key, step_key = jax.random.split(key)
-        tokens = jax.numpy.zeros((1, 8), jax.numpy.int32)
-        params = Transformer(config.model).init(init_key, tokens)["params"]
-        weights = {"loss_weights": jax.numpy.ones(groups)}
-        return init_state(params, optimizer, step_key, weights)
 
-    key = jax.random.key(config.seed)
-    shardings = state_shardings(jax.eval_shape(make, key), optimizer, mesh)
-    return jax.jit(make, out_shardings=shardings)(key)
+def _make_state(config: LanguageModelConfig, groups: int, key: Array) -> TrainState:
+    init_key, step_key = jax.random.split(key)
+    tokens = jax.numpy.zeros((1, 8), jax.numpy.int32)
+    params = Transformer(config.model).init(init_key, tokens)["params"]
+    optimizer = make_optimizer(config.optimizer, config.loop.steps)
+    weights = {"loss_weights": jax.numpy.ones(groups)}
+    return init_state(params, optimizer, step_key, weights)
 
 
 def restore_language_model(folder: Path, cache_dir: str | None = None) -> Trained:
@@ -154,10 +171,11 @@ def restore_language_model(folder: Path, cache_dir: str | None = None) -> Traine
     config = replace(config, mesh=MeshConfig())
     groups = load_groups(replace(config.data, cache_dir=cache_dir or config.data.cache_dir))
     _check_record(record, _record(config, groups), folder)
-    mesh = make_mesh(config.mesh)
-    train = init_train_state(config, mesh, len(groups.names))
     checkpoints = Path(folder) / "checkpoints"
-    params = restore_part(checkpoints, ("train", "params"), train.params)
+    newest_whole(checkpoints)  # there must be one, before anything is compiled
+    mesh = make_mesh(config.mesh)
+    shapes = state_shapes(config, mesh, len(groups.names))
+    params = restore_part(checkpoints, ("train", "params"), shapes.params)
     return Trained(config, groups, mesh, params)
 
 
@@ -173,6 +191,18 @@ def with_vocabulary(config: LanguageModelConfig, groups: Groups) -> LanguageMode
             f"model.vocab_size must be at least the tokenizer's {tokenizer}, or None; got {size}"
         )
     return replace(config, model=replace(config.model, vocab_size=size or tokenizer))
+
+
+def check_fit(config: LanguageModelConfig, groups: Groups, mixer: Mixer) -> None:
+    """Refuse a config that does not fit its data or the devices; compiles and writes nothing.
+
+    Raises:
+      ValueError: with the field, its value and what is allowed.
+    """
+    with_vocabulary(config, groups)
+    batch_rows(config.batch_size, make_mesh(config.mesh), config.accumulate)
+    # Traced, not run: the method's own checks of the number of groups.
+    jax.eval_shape(lambda: mixer.init(jax.random.key(config.seed), len(groups.names)))
 
 
 def _evaluator(config: LanguageModelConfig, groups: Groups, mesh: Mesh, split: str, windows: int):
@@ -197,8 +227,8 @@ def _claim_folder(config: LanguageModelConfig, groups: Groups, run: Run) -> None
     record, path = _record(config, groups), run.path / "model.json"
     if path.exists():
         _check_record(json.loads(path.read_text()), record, run.path)
-    elif run.writes:
-        path.write_text(json.dumps(record, indent=1) + "\n")
+    else:
+        run.write_json("model.json", record)
 
 
 # What may differ between a run and its continuation: it changes no number but for rounding.

@@ -21,7 +21,7 @@ from jlab.training.checkpoint import Checkpointer
 from jlab.training.devices import peak_flops
 from jlab.training.language import GroupLosses
 from jlab.training.mesh import put_batch
-from jlab.mixing.mixer import Mixer, Observation, Plan
+from jlab.training.mixer import Mixer, Observation, Plan
 from jlab.training.run import ProgressLine, Run
 from jlab.training.signals import Interrupted, stop_on_signal
 from jlab.training.state import TrainState
@@ -46,11 +46,12 @@ class LoopConfig:
     """What to do with a step whose loss or gradient is not finite: stop, or skip and count it."""
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("log_every", 1), ("eval_every", 0), ("keep", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"loop.{name} must be >= {least}; got {getattr(self, name)}")
-        if self.checkpoint_every < 0:
-            raise ValueError(f"loop.checkpoint_every must be >= 0; got {self.checkpoint_every}")
+        least = {"steps": 1, "log_every": 1, "eval_every": 0, "checkpoint_every": 0, "keep": 2}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"loop.{name} must be >= {bound}; got {getattr(self, name)}")
+        if self.nonfinite not in ("stop", "skip"):
+            raise ValueError(f"loop.nonfinite must be stop or skip; got {self.nonfinite!r}")
 
 
 class Round(NamedTuple):
@@ -118,19 +119,22 @@ def train_loop(
     run.open_log(None if restored is None else step)
     line = ProgressLine(run, config.steps, step)
     loop = _Loop(config, job, run, checkpointer, line, _Controller(job.mixer))
-    try:
-        with stop_on_signal() as stop:
+    with stop_on_signal() as stop:
+        try:
             if restored is None:
                 loop.log_plan(state)
+            state = loop.measure(state)
             while int(state.train.step) < config.steps:
                 state = loop.run_plan(state, stop)
-        return state
-    finally:
-        line.close()
-        with run.clock.measure("checkpoint"):
-            checkpointer.close()
-        run.close_log()
-        run.failures.extend(checkpointer.failures)
+        finally:
+            line.close()
+            with run.clock.measure("checkpoint"):
+                checkpointer.close()
+            run.close_log()
+            run.failures.extend(checkpointer.failures)
+        if stop():  # in the last step, or while its checkpoint was being written
+            raise Interrupted(f"stopped at step {config.steps}")
+    return state
 
 
 class _Controller:
@@ -142,10 +146,15 @@ class _Controller:
 
     def __init__(self, mixer: Mixer):
         self._plan, self._update = jax.jit(mixer.plan), jax.jit(mixer.update)
+        self._result = jax.jit(mixer.result)
 
     def plan(self, state: PyTree) -> Plan:
         with jax.enable_x64(True):
             return jax.device_get(self._plan(state))
+
+    def result(self, state: PyTree) -> Float[np.ndarray, "m"]:
+        with jax.enable_x64(True):
+            return jax.device_get(self._result(state))
 
     def update(self, state: PyTree, observation: Observation) -> tuple[PyTree, dict]:
         with jax.enable_x64(True):
@@ -166,10 +175,7 @@ class _Loop:
         plan = self.controller.plan(state.mixer)
         state = state._replace(train=self._weighted(state.train, plan))
         begin = int(state.train.step)
-        left = int(plan.steps) - int(state.round.steps)
-        if left == 0:
-            return self._end_round(state, self._evaluate(state, begin) if plan.evaluate else None)
-        todo = min(left, self.config.steps - begin)
+        todo = min(int(plan.steps) - int(state.round.steps), self.config.steps - begin)
         batches = self.job.loader.batches(state.data, plan.proportions, todo, self.job.rows)
         for step, item in enumerate(self._to_device(batches), begin + 1):
             state = self._train(state, item, step)
@@ -179,7 +185,7 @@ class _Loop:
             if periodic or (ends and plan.evaluate):
                 losses = self._evaluate(state, step)
             if ends:
-                state = self._end_round(state, losses)
+                state = self.measure(self._end_round(state, losses))
             self._after_step(state, step, losses, stop)
         return state
 
@@ -194,9 +200,19 @@ class _Loop:
                     "loss_weights": plan.loss_weights,
                     "steps": plan.steps,
                 },
-                "mixture": self.job.mixer.result(state.mixer),
+                "mixture": self.controller.result(state.mixer),
             },
         )
+
+    def measure(self, state: LoopState) -> LoopState:
+        """Go through the plans that train no step, up to the next one that does.
+
+        Before the checkpoint of this step is written: a resumed run must not log them again.
+        """
+        step = int(state.train.step)
+        while step < self.config.steps and (plan := self.controller.plan(state.mixer)).steps == 0:
+            state = self._end_round(state, self._evaluate(state, step) if plan.evaluate else None)
+        return state
 
     def _weighted(self, train: TrainState, plan: Plan) -> TrainState:
         weights = np.asarray(plan.loss_weights, np.float32)
@@ -239,7 +255,7 @@ class _Loop:
         step, m = int(state.train.step), len(self.job.names)
         observation = Observation(
             step=np.asarray(step, np.int32),
-            learning_rate=np.asarray(self.job.learning_rate(step), np.float64),
+            learning_rate=np.asarray(self._learning_rate(state, step), np.float64),
             counts=np.asarray(state.data.drawn - state.round.drawn, np.float64),
             eval_loss=np.full(m, np.nan) if losses is None else losses.loss,
             train_loss=_mean_losses(state.round) if "train_loss" in self.job.mixer.needs else None,
@@ -281,10 +297,13 @@ class _Loop:
         )
         return losses
 
+    def _learning_rate(self, state: LoopState, step: int) -> Any:
+        """Of the update after `step` steps; the schedule does not move on in skipped steps."""
+        return self.job.learning_rate(step - int(state.skipped))
+
     def _save(self, state: LoopState, step: int, metrics: dict[str, float] | None = None) -> None:
-        arrays = jax.tree.map(lambda x: np.asarray(x) if np.isscalar(x) else x, state)
         with self.run.clock.measure("checkpoint"):
-            self.checkpointer.save(step, arrays, metrics)
+            self.checkpointer.save(step, state, metrics)
 
     def _log_step(self, step: int, state: LoopState, batch: Batch, metrics: dict) -> None:
         names, epochs = self.job.names, self.job.loader.epochs(state.data)
@@ -297,7 +316,7 @@ class _Loop:
             {
                 "loss": metrics["loss"],
                 "grad_norm": metrics["grad_norm"],
-                "learning_rate": np.asarray(self.job.learning_rate(step - 1)),
+                "learning_rate": np.asarray(self._learning_rate(state, step - 1)),
                 "skipped": state.skipped,
                 **{f"loss/{n}": x for n, x in zip(names, metrics["group_loss"], strict=True)},
                 **{f"epochs/{n}": x for n, x in zip(names, epochs, strict=True)},

@@ -60,7 +60,7 @@ _CLUSTER = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
 
 
 def start_hosts(config: MeshConfig) -> None:
-    """Join the other processes of the job, if there are any; call once, before any other jax use."""
+    """Join the other processes of the job, if any; call once, before any other use of jax."""
     if config.hosts > 1:
         jax.distributed.initialize(config.coordinator, config.hosts, config.process)
     elif _cluster_size() > 1:
@@ -123,7 +123,7 @@ def shard_params(params: PyTree, mesh: Mesh) -> PyTree:
 def state_shardings(
     state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Shardings of a whole state: optimiser moments lie as their parameters, the rest everywhere."""
+    """Shardings of a whole state: moments lie as their parameters, the rest everywhere."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = param_shardings(state.params, mesh)
     moments = optax.tree_utils.tree_map_params(

@@ -1,27 +1,32 @@
 """Optimisers and schedules from optax, chosen by config."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax
 import optax
 from jaxtyping import PyTree
+
+Rule = Literal["adamw", "lion", "sgd"]
+Schedule = Literal["cosine", "linear", "constant"]
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimiser, schedule and clipping. Defaults: the Aioli paper's, section 6 of its protocol."""
 
-    name: Literal["adamw", "lion", "sgd"] = "adamw"
+    name: Rule = "adamw"
     """Update rule."""
     learning_rate: float = 5e-4
     """Peak learning rate."""
     end_learning_rate: float = 1e-4
-    """Learning rate at the last step."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate that the schedule has come to when the last step is done."""
+    schedule: Schedule = "cosine"
     """Shape of the decay from peak to end after the warm-up."""
     warmup_steps: int = 500
-    """Steps of linear warm-up from zero."""
+    """Steps of linear warm-up; a tenth of the run at most."""
     weight_decay: float = 0.01
     """Decoupled weight decay, on matrices only (not on biases and norm scales)."""
     b1: float = 0.9
@@ -34,15 +39,19 @@ class OptimConfig:
     """Largest global gradient norm; 0 turns clipping off."""
 
     def __post_init__(self):
+        for name, known in (("name", get_args(Rule)), ("schedule", get_args(Schedule))):
+            self._require(name, known.__contains__, f"one of {', '.join(known)}")
         for name in ("learning_rate", "eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0; got {getattr(self, name)}")
+            self._require(name, lambda x: 0 < x < math.inf, "> 0 and finite")
         for name in ("end_learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0; got {getattr(self, name)}")
+            self._require(name, lambda x: 0 <= x < math.inf, ">= 0 and finite")
         for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
+            self._require(name, lambda x: 0 <= x < 1, "in [0, 1)")
+
+    def _require(self, name: str, fits: Callable[[Any], bool], allowed: str) -> None:
+        value = getattr(self, name)
+        if not fits(value):
+            raise ValueError(f"optimizer.{name} must be {allowed}; got {value}")
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -59,6 +68,8 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
         "linear": lambda: optax.linear_schedule(peak, end, rest),
         "constant": lambda: optax.constant_schedule(peak),
     }[config.schedule]()
+    if warmup == 0:
+        return decay
     # The first step trains too: the ramp's first value is peak / warmup, not zero.
     ramp = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
     return optax.join_schedules([ramp, decay], [warmup])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,12 +85,14 @@ def _keys(folder: Path, trained: Trained, split: str, windows: np.ndarray) -> li
 
 
 def _read(store: Path) -> dict[str, tuple[float, float]]:
-    """What is stored already; a last line cut off by a kill is left out."""
+    """What is stored already; a last line cut off by a kill is taken away."""
     if not store.exists():
         return {}
-    whole = [line for line in store.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    store.write_text("".join(whole))
-    rows = map(json.loads, whole)
+    written = store.read_bytes()
+    whole = written[: written.rfind(b"\n") + 1]
+    if len(whole) < len(written):
+        os.truncate(store, len(whole))
+    rows = map(json.loads, whole.splitlines())
     return {row["key"]: (row["nats"], row["tokens"]) for row in rows}
 
 

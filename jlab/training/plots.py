@@ -102,12 +102,10 @@ def series(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
 def _proportions(axis, rows: list[dict], names: Sequence[str]) -> None:
     """Bold: the mixture that the method has settled on; thin: what is drawn, probes included."""
     plans = [row for row in rows if "plan" in row]
-    if not plans:
-        return
     learns = any("mixing/matrix" in row for row in rows)
     learned = [row["step"] for row in rows if row.get("mixing/round_learned")]
     settled = [row for row in plans if not learns or (learned and row["step"] >= learned[0])]
-    end = rows[-1]["step"]
+    end = rows[-1]["step"] if rows else 0
     for i, name in enumerate(names):
         color = COLORS[i % len(COLORS)]
         drawn = [(row["step"], row["plan"]["proportions"][i]) for row in plans]
@@ -118,7 +116,6 @@ def _proportions(axis, rows: list[dict], names: Sequence[str]) -> None:
 
 
 def _steps(axis, points: list[tuple[int, float]], end: int, **style) -> None:
-    """Piecewise-constant curve whose last value holds to `end`."""
-    if points:
-        steps, values = zip(*points, (end, points[-1][1]), strict=True)
-        axis.plot(steps, values, drawstyle="steps-post", **style)
+    """Piecewise-constant curve whose last value holds to `end`; without points, just its label."""
+    steps, values = zip(*points, (end, points[-1][1]), strict=True) if points else ((), ())
+    axis.plot(steps, values, drawstyle="steps-post", **style)

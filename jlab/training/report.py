@@ -7,14 +7,14 @@ import numpy as np
 from jlab.training.language_model import Trained
 
 
-def test_summary(trained: Trained, windows: int, split: str = "test") -> dict:
-    """Loss, perplexity and bits per byte of every group, and the windows they are measured on.
+def test_summary(trained: Trained, windows: int) -> dict:
+    """Test loss, perplexity and bits per byte of every group, and the windows behind them.
 
     Perplexity is exp of the mean over windows of their mean token loss, as the Aioli paper's; bits
     per byte count every token and the bytes that the split's tokens stand for.
     """
-    losses = trained.evaluate(split, windows)
-    bytes_per_token = trained.groups.bytes_per_token(split)
+    losses = trained.evaluate("test", windows)
+    bytes_per_token = trained.groups.bytes_per_token("test")
     return {
         "groups": list(trained.groups.names),
         "loss": losses.loss.tolist(),

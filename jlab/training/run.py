@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
         self._log: MetricsLog | None = None
         self.clock = Clock()
-        self._doing = ""  # by the data preparation, as last told
         self.failures: list[str] = []  # of checkpoints, to be told at the end
 
     def child(self, name: str) -> "Run":
@@ -37,7 +37,7 @@ class Run:
 
     def write_config(self, record: dict) -> None:
         """Write `config.json`: recipe, config, environment, data fingerprints."""
-        self._write_json("config.json", record)
+        self.write_json("config.json", record)
 
     def checkpointer(self, keep: int, best: str | None = None) -> Checkpointer:
         """Checkpoints under `checkpoints/`."""
@@ -81,11 +81,11 @@ class Run:
 
     def write_result(self, result: dict) -> None:
         """Write `result.json`, which marks the part as done."""
-        self._write_json("result.json", result)
+        self.write_json("result.json", result)
 
     def write_summary(self, summary: dict, text: str) -> None:
         """Write `summary.json` and `summary.md`."""
-        self._write_json("summary.json", summary)
+        self.write_json("summary.json", summary)
         if self.writes:
             (self.path / "summary.md").write_text(text)
 
@@ -102,17 +102,24 @@ class Run:
         if self.writes:
             print(text, file=sys.stderr, flush=True)
 
-    def tell(self, doing: str, done: int) -> None:
-        """Hear what the data preparation does; says it when it begins."""
-        if doing != self._doing:
-            self._doing = doing
-            self.say(doing)
-
-    def _write_json(self, name: str, value: dict) -> None:
+    def write_json(self, name: str, value: dict) -> None:
+        """Write a JSON file of the run at once: readers see the old one or the new one whole."""
         if self.writes:
             partial = self.path / f"{name}.partial"
             partial.write_text(json.dumps(value, indent=1) + "\n")
             partial.replace(self.path / name)
+
+
+def tell_stages() -> Callable[[str, int], None]:
+    """A listener for the preparation of data: prints what is being done, when it begins."""
+    told = set()
+
+    def tell(doing: str, _bytes: int) -> None:
+        if doing not in told and jax.process_index() == 0:
+            print(doing, file=sys.stderr, flush=True)
+        told.add(doing)
+
+    return tell
 
 
 class ProgressLine:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import Array, Float, Int, PyTree, Real, UInt32
 
 
 class TrainState(NamedTuple):
@@ -18,11 +18,19 @@ class TrainState(NamedTuple):
     key: UInt32[Array, "2"]  # raw key; a step folds its number in, so restarts draw the same
 
 
+class Mean(NamedTuple):
+    """A metric that is the mean of some rows of a batch; over slices both parts add up."""
+
+    total: Float[Array, "..."]
+    count: Real[Array, "..."]  # rows in `total`; the mean of none is NaN
+
+
 class Aux(NamedTuple):
     """Second output of a loss function."""
 
-    metrics: dict[str, Array]
+    metrics: dict[str, Array | Mean]
     extras: dict[str, Any]  # the collections after the step
+    weight: Float[Array, ""] | float = 1.0  # of what the loss is a mean; slices count by it
 
 
 def init_state(

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jlab.data.batch import Batch
-from jlab.training.state import Aux, TrainState
+from jlab.training.state import Aux, Mean, TrainState
 
 LossFn = Callable[[PyTree, dict, Batch, Array], tuple[Array, Aux]]
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
@@ -25,10 +25,12 @@ def make_train_step(
     """Build `step(state, batch) -> (state, metrics)`.
 
     Args:
-      loss_fn: `(params, extras, batch, key) -> (loss, Aux(metrics, extras))`, a mean over the batch.
+      loss_fn: `(params, extras, batch, key) -> (loss, Aux)`, where the loss is a mean over
+        `Aux.weight` of the batch.
       optimizer: clipping and schedule included, see `make_optimizer`.
-      accumulate: number of equal slices of the batch whose gradients are averaged before the
-        update; the batch size must be a multiple of it. Metrics are averaged too.
+      accumulate: number of equal slices of the batch whose gradients are averaged by their weights
+        before the update, which gives the whole batch's; the batch size must be a multiple of it.
+        Metrics are averaged too.
 
     Returns:
       A pure function. Its metrics are those of the loss with `loss`, `grad_norm` (before
@@ -51,19 +53,21 @@ def make_train_step(
             (loss, aux), grads = gradient(
                 state.params, extras, part, jax.random.fold_in(key, index)
             )
-            total = jax.tree.map(lambda a, g: a + g / accumulate, total, grads)
-            return (aux.extras, total), (loss, aux.metrics)
+            total = jax.tree.map(lambda a, g: a + aux.weight * g, total, grads)
+            return (aux.extras, total), (loss, aux.metrics, aux.weight)
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
-        (extras, grads), (losses, metrics) = jax.lax.scan(
+        (extras, total), (losses, metrics, weights) = jax.lax.scan(
             add, (state.extras, zeros), (jnp.arange(accumulate), slices)
         )
-        mean = jax.tree.map(lambda x: x.mean(0), metrics)
-        return (losses.mean(), Aux(mean, extras)), grads
+        whole = jnp.where(weights.sum() > 0, weights.sum(), 1.0)  # 0: no slice has any target
+        share = weights / whole
+        grads = jax.tree.map(lambda g: g / whole, total)
+        return (share @ losses, Aux(_joined(metrics, share), extras)), grads
 
     def step(state: TrainState, batch: Batch):
         (loss, aux), grads = gradients(state, batch)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         def apply(_):
@@ -74,10 +78,27 @@ def make_train_step(
             return state.params, state.opt_state, state.extras
 
         params, opt_state, extras = jax.lax.cond(finite, apply, keep, None)
-        metrics = {**aux.metrics, "loss": loss, "grad_norm": norm, "finite": finite}
+        metrics = {**_divided(aux.metrics), "loss": loss, "grad_norm": norm, "finite": finite}
         return TrainState(state.step + 1, params, opt_state, extras, state.key), metrics
 
     return step
+
+
+def _joined(metrics: dict[str, Array | Mean], share: Float[Array, "slices"]) -> dict:
+    """Metrics of the whole batch from those of its slices, stacked along a first axis."""
+    return {
+        name: Mean(*(x.sum(0) for x in value))
+        if isinstance(value, Mean)
+        else jnp.tensordot(share, value, axes=1)
+        for name, value in metrics.items()
+    }
+
+
+def _divided(metrics: dict[str, Array | Mean]) -> dict[str, Array]:
+    return {
+        name: value.total / value.count if isinstance(value, Mean) else value
+        for name, value in metrics.items()
+    }
 
 
 def jit_step(step: StepFn, state: TrainState) -> StepFn:

@@ -63,6 +63,15 @@ def test_damage_to_any_file_is_noticed_and_repaired(tmp_path, name, damage):
     assert content(folder) == whole
 
 
+def test_a_changed_fact_is_noticed_too(tmp_path):
+    cached(tmp_path / "a", build)
+    manifest = tmp_path / "a" / "manifest.json"
+    changed = manifest.read_text().replace('"size": 3', '"size": 4')
+    manifest.write_text(changed)
+    assert cached(tmp_path / "a", build) == {"size": 3}
+    assert manifest.read_text() != changed
+
+
 def test_a_build_that_fails_leaves_nothing_that_counts(tmp_path):
     def fail(folder):
         (folder / "one").write_bytes(b"half")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jlab.data import DataConfig, load_groups
-from jlab.data.corpus import SPLITS
+from jlab.data.corpus import SPLITS, document_hash, split_of
+from jlab.data.tokenizer import train_bpe
 
 
 def tokens(groups):
@@ -58,15 +59,21 @@ def test_one_changed_line_changes_the_fingerprint_of_its_group_only(small, tmp_p
     assert before["tokenizer"] == after["tokenizer"]
 
 
-def test_the_trained_tokenizer_sees_training_text_only_and_is_kept(small, tmp_path):
-    said = []
+def test_the_trained_tokenizer_sees_training_text_only_and_is_kept(small, monkeypatch):
+    said, seen = [], []
+
+    def watched(texts, vocab_size, path):
+        seen.extend(texts)
+        train_bpe(seen, vocab_size, path)
+
+    monkeypatch.setattr("jlab.data.groups.train_bpe", watched)
     config = small(tokenizer="bpe", vocab_size=300, validation_fraction=0.2, test_fraction=0.2)
     groups = load_groups(config, lambda doing, done: said.append(doing))
     assert said.count("training the tokenizer") == 1
     assert groups.tokenizer.kind == "bpe"
     assert 257 < groups.tokenizer.vocab_size <= 300
-    text = groups.tokenizer.decode(groups.train[0].tokens)
-    assert "plain document" in text
+    assert {split_of(document_hash(text), 0.2, 0.2) for text in seen} == {"train"}
+    assert len(seen) == sum(counts["train"].documents for counts in groups.counts.values())
     load_groups(config, lambda doing, done: pytest.fail(f"{doing} again"))
 
 
@@ -157,6 +164,14 @@ def test_a_split_smaller_than_one_window_says_what_it_has_and_needs(
         rf" length 64 needs 65: .*{advice[split]}",
     ):
         load_groups(small(groups=(f"tiny={path}",), length=64))
+
+
+def test_a_split_of_exactly_one_window_is_enough(small):
+    counts = load_groups(small()).counts
+    least = min(size.tokens for group in counts.values() for size in group.values())
+    assert min(map(len, load_groups(small(length=least - 1)).test)) == 1
+    with pytest.raises(ValueError, match=f"has {least} tokens .* length {least} needs {least + 1}"):
+        load_groups(small(length=least))
 
 
 def test_one_text_file_alone_cannot_be_split_and_says_so(small, tmp_path):

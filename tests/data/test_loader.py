@@ -63,6 +63,12 @@ def test_a_batch_interleaves_its_groups():
     assert credit.tolist() == [0, 0]
 
 
+def test_a_group_without_weight_is_not_drawn_however_much_it_is_owed():
+    group, credit = assign(np.array([0.5, -0.5]), np.array([0.0, 1.0]), 2)
+    assert group.tolist() == [1, 1]
+    assert credit.tolist() == [0.5, -0.5]
+
+
 def test_assign_leaves_its_arguments_alone():
     credit = np.zeros(2)
     assign(credit, np.array([0.5, 0.5]), 3)
@@ -181,15 +187,19 @@ def test_proportions_of_another_length_are_refused():
         one.batches(one.init(), [0.5, 0.5], 1)
 
 
-def test_float32_proportions_pass():
-    one, p = loader(), np.array([0.1, 0.2, 0.7], np.float32)
-    assert len(list(one.batches(one.init(), p, 2))) == 2
+def test_float32_proportions_pass_and_their_rounding_does_not_add_up():
+    one, p = loader(), np.array([0.1, 0.2, 0.70001], np.float32)
+    (*_, (_, state)) = one.batches(one.init(), p, 100)
+    # 400 float64 sums round by 1e-16 each; what p is off by would make it 4e-3.
+    assert state.credit.sum() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("field", ["batch_size", "prefetch", "workers"])
-def test_sizes_below_one_are_refused_by_name(field):
-    with pytest.raises(ValueError, match=f"{field} must be at least 1; got 0"):
-        loader(**{field: 0})
+@pytest.mark.parametrize(
+    ("field", "least"), [("batch_size", 1), ("seed", 0), ("prefetch", 1), ("workers", 1)]
+)
+def test_numbers_that_are_too_small_are_refused_by_name(field, least):
+    with pytest.raises(ValueError, match=f"{field} must be at least {least}; got {least - 1}"):
+        loader(**{field: least - 1})
 
 
 def test_a_group_without_a_window_is_refused():

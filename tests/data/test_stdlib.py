@@ -67,9 +67,10 @@ def test_fresh_python_without_tests_still_works(python, tmp_path, monkeypatch):
     library, include = python
     (library / "test" / "test_a.py").unlink()
     (include / "Python.h").unlink()
-    lines = "".join(f"def f{n}(): 'Says {n} and a little more.'; return {n}\n" for n in range(1000))
+    lines = "".join(f"def f{n}(): 'Says {n} and a little more.'; return {n}\n" for n in range(20))
     for n in range(100):
         (library / f"m{n}.py").write_text(f"n = {n}\n" + lines)
+    monkeypatch.setattr("jlab.data.stdlib.MINIMUM_BYTES", 1000)
     paths = {"stdlib": str(library), "include": str(include)}
     monkeypatch.setattr("sysconfig.get_path", paths.__getitem__)
     config = DataConfig(tokenizer="bytes", length=16, cache_dir=str(tmp_path / "cache"))

@@ -8,6 +8,7 @@ import pytest
 from jlab.mixing import Mixer, Observation, aioli, matrix_similarity
 from jlab.mixing.similarity import cosine, spearman
 from tests.mixing.reference import arrays_of, cases, settings_of
+from tests.mixing.worlds import jit_in_haste
 
 
 def mixer_of(case: str) -> Mixer:
@@ -36,7 +37,7 @@ def mixer_of(case: str) -> Mixer:
 def replay(mixer: Mixer, loss_log, order) -> tuple[list, int]:
     """The loop with given losses and probe order: metrics of each round, steps of the run."""
 
-    @jax.jit
+    @jit_in_haste
     def follow(state, losses):
         plan = mixer.plan(state)
         counts = plan.proportions * plan.steps  # as requested: the stubs drew exactly that

@@ -9,6 +9,9 @@ import numpy as np
 
 from jlab.mixing import Mixer, Observation
 
+# These programs are small and run a few times: compiling takes longer than running.
+jit_in_haste = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 class World(NamedTuple):
     matrix: np.ndarray  # A[i, j] >= 0: how fast training on group j brings loss i down

@@ -1,0 +1,1 @@
+"""Timings side by side with peers, as ratios measured in one run; not part of the tests."""

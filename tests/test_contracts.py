@@ -1,0 +1,177 @@
+"""One table of methods times one list of laws that every one of them keeps.
+
+A method that learns is `init(key) -> state` and `step(state, input) -> (state, output)`, both pure.
+To add one: one row in `METHODS`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jlab.mixing import Mixer, Observation, aioli, schedule, static, stratified
+
+STEPS = 9  # of a method: enough for a whole round of the slowest one, and the start of the next
+
+
+class Method(NamedTuple):
+    init: Callable  # key -> state
+    step: Callable  # (state, input) -> (state, output)
+    inputs: Callable  # key -> one input
+    permute: Callable  # (state, input or output; order) -> the same, its groups in that order
+
+
+# Mixers. Input: validation losses; output: what was planned, and the metrics.
+GROUPS = 3  # no other axis of a mixer's arrays below has this length
+
+
+def mixer(build: Callable[[np.ndarray], Mixer]) -> Callable[[np.ndarray], Method]:
+    """A row for a mixer; `build` gets the order of the groups, for settings written per group."""
+
+    def row(order: np.ndarray) -> Method:
+        made = build(order)
+
+        def step(state, losses):
+            plan = made.plan(state)
+            # Four windows more of every group than planned: realised proportions differ.
+            counts = jnp.round(64 * plan.proportions) + 4
+            seen = Observation(plan.steps, losses[0], counts, losses)
+            state, metrics = made.update(state, seen)
+            return state, (plan, metrics, made.result(state))
+
+        return Method(
+            init=lambda key: made.init(key, GROUPS),
+            step=step,
+            inputs=lambda key: 3 + jax.random.uniform(key, (GROUPS,)),
+            permute=permute_groups,
+        )
+
+    return row
+
+
+def permute_groups(tree: Any, order: np.ndarray) -> Any:
+    def along_group_axes(leaf):
+        for axis in (a for a, length in enumerate(leaf.shape) if length == GROUPS):
+            leaf = jnp.take(leaf, order, axis=axis)
+        return leaf
+
+    renamed = jax.tree.map(along_group_axes, tree)
+    if hasattr(tree, "order"):  # probes name groups by number
+        renamed = renamed._replace(order=jnp.asarray(np.argsort(order), jnp.int32)[tree.order])
+    return renamed
+
+
+SHARES = np.array([0.5, 0.3, 0.2])
+SMALL = {"update_steps": 40, "sweeps": 2, "probe_steps": 3}
+METHODS = {
+    "stratified": mixer(lambda order: stratified()),
+    "static": mixer(lambda order: static(SHARES[order])),
+    "schedule": mixer(lambda order: schedule([0, 5], [SHARES[order], SHARES[::-1][order]])),
+    "aioli": mixer(lambda order: aioli(**SMALL)),
+    "aioli, every option": mixer(
+        lambda order: aioli(
+            **SMALL,
+            accumulate=False,
+            ema=0.3,
+            prior=tuple(SHARES[order]),
+            prior_steps=5,
+            objective=tuple((0.5 + SHARES)[order]),
+            floor=0.1,
+            cap=0.5,
+        )
+    ),
+}
+UNCHANGED = np.arange(GROUPS)
+
+
+@pytest.fixture(params=METHODS, name="row")
+def row_of_the_table(request):
+    return METHODS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def no_implicit_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def given_at(method: Method, number: int):
+    return method.inputs(jax.random.fold_in(jax.random.key(1), number))
+
+
+def run(method: Method, state, step: Callable | None = None) -> list:
+    """What `STEPS` steps give: (state, output) after each."""
+    path = []
+    for number in range(STEPS):
+        state, output = (step or method.step)(state, given_at(method, number))
+        path.append((state, output))
+    return path
+
+
+def assert_close(got, expected, tolerance: float = 2e-5) -> None:
+    """2e-5: float32 in another order of operations; equal to the bit where it is 0."""
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), got, expected)
+
+
+def dtypes(tree) -> list:
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+
+def test_jit_equals_eager_compiles_once_and_survives_a_checkpoint(row):
+    method, traces = row(UNCHANGED), []
+
+    @jax.jit
+    def compiled(state, given):
+        traces.append(1)
+        return method.step(state, given)
+
+    state = method.init(jax.random.key(0))
+    jitted = run(method, state, compiled)
+    assert len(traces) == 1
+    assert_close(jitted, run(method, state))
+
+    def after_a_restart(state, given):
+        return compiled(jax.tree.map(np.array, state), given)
+
+    assert_close(run(method, state, after_a_restart), jitted, tolerance=0)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
+def test_dtypes_are_kept(row, x64):
+    with jax.enable_x64(x64):
+        method = row(UNCHANGED)
+        state = jax.eval_shape(method.init, jax.random.key(0))
+        given = jax.eval_shape(method.inputs, jax.random.key(0))
+        after, output = jax.eval_shape(method.step, state, given)
+    assert dtypes(after) == dtypes(state)
+    floats = {d for d in dtypes((after, output)) if jnp.issubdtype(d, jnp.floating)}
+    assert floats <= {np.dtype("float64" if x64 else "float32")}
+
+
+def test_vmap_over_seeds_equals_a_loop(row):
+    method = row(UNCHANGED)
+    keys = jax.random.split(jax.random.key(2), 2)
+    together = run(
+        method, jax.vmap(method.init)(keys), jax.jit(jax.vmap(method.step, in_axes=(0, None)))
+    )
+    one_by_one = [run(method, method.init(key)) for key in keys]
+    assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *one_by_one))
+
+
+def test_renaming_what_is_unordered_renames_the_result(row):
+    order = np.array([2, 0, 1])
+    method, renamed = row(UNCHANGED), row(order)
+    state = method.init(jax.random.key(0))
+    other = method.permute(state, order)
+    for number in range(STEPS):
+        given = given_at(method, number)
+        state, output = method.step(state, given)
+        other, renamed_output = renamed.step(other, method.permute(given, order))
+        assert_close(renamed_output, method.permute(output, order))
+        if hasattr(state, "order"):  # a new round draws its own order of probes
+            other = other._replace(order=method.permute(state, order).order)
