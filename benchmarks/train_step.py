@@ -1,8 +1,8 @@
 """One optimiser step of a 5M Llama against `transformers` with torch's AdamW: `make bench`.
 
 Both train the same shape (width 256, 6 layers, 8 query and 4 key heads, vocabulary 4096, tied
-embeddings, batch 8 x 256, float32, gradient clipping, AdamW) on the same two cores. Processes alternate, so that a
-slow moment of the machine hits both; the table gives medians over the rounds.
+embeddings, batch 8 x 256, float32, gradient clipping, AdamW) on the same two cores. Processes
+alternate, so that a slow moment of the machine hits both; the table gives medians over the rounds.
 
     python -m benchmarks.train_step [--rounds 5] [--steps 20]
 """

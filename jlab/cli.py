@@ -38,7 +38,10 @@ class UsageError(Exception):
 def guarded(main: Callable[[Sequence[str]], int]) -> int:
     """Run a command line's main function; errors that are the user's become one line."""
     try:
-        return main(sys.argv[1:])
+        try:
+            return main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

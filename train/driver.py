@@ -5,8 +5,6 @@ import dataclasses
 import itertools
 import json
 import shlex
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +18,7 @@ from jlab.training.devices import CompileMeter, environment, use_compilation_cac
 from jlab.training.loop import NonFiniteLoss
 from jlab.training.mesh import start_hosts
 from jlab.training.run import Run, tell_stages
-from jlab.training.signals import Interrupted
+from jlab.training.signals import Interrupted, stop_on_signal
 
 
 def train(recipe: ModuleType, config: Any, record: dict, root: Path, folder: Path | None) -> int:
@@ -77,26 +75,16 @@ def _run_seeds(
 ) -> int:
     out = next(iter(parts.values()))
     try:
-        with _terminate_like_ctrl_c():
+        with stop_on_signal():  # around all: the training loops hear of signals between them too
             for seed, part in parts.items():
                 if part.result() is None:
                     seeded = dataclasses.replace(config, seed=seed)
                     part.write_result(recipe.run(seeded, inputs, part, command))
-    except (Interrupted, KeyboardInterrupt) as stop:
-        out.say(f"{str(stop) or 'stopped'}; resume with: {command}")
+    except Interrupted as stop:
+        out.say(f"{stop}; resume with: {command}")
     except NonFiniteLoss as error:
         return fail(error, FAILED)
     return 0
-
-
-@contextlib.contextmanager
-def _terminate_like_ctrl_c() -> Iterator[None]:
-    """Between the training loops, which save first, SIGTERM is Ctrl-C: what is done is on disk."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_same_config(record: dict, folder: Path) -> None:

@@ -24,8 +24,8 @@ from jlab.mixing.aioli_config import AioliConfig, released_settings
 from jlab.mixing.egd import exponentiated_gradient
 from jlab.mixing.fixed import schedule, static, stratified
 from jlab.mixing.learn_params import estimate_matrix
-from jlab.mixing.mixer import UNTIL_THE_END, Mixer, Observation, Plan
 from jlab.mixing.similarity import matrix_similarity
+from jlab.training.mixer import UNTIL_THE_END, Mixer, Observation, Plan
 
 __all__ = [
     "UNTIL_THE_END",

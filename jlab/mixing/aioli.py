@@ -29,7 +29,8 @@ from jlab.mixing.learn_params import (
     realised_weights,
     smoothed_one_hots,
 )
-from jlab.mixing.mixer import UNTIL_THE_END, Mixer, Observation, Plan, make_plan
+from jlab.mixing.mixer import make_plan
+from jlab.training.mixer import UNTIL_THE_END, Mixer, Observation, Plan
 
 
 class AioliState(NamedTuple):

@@ -13,15 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jlab.mixing.mixer import (
-    UNTIL_THE_END,
-    Mixer,
-    Observation,
-    Plan,
-    check_group_count,
-    check_proportions,
-    make_plan,
-)
+from jlab.mixing.mixer import check_group_count, check_proportions, make_plan
+from jlab.training.mixer import UNTIL_THE_END, Mixer, Observation, Plan
 
 
 class FixedState(NamedTuple):

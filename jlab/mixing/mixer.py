@@ -7,17 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jlab.training.mixer import UNTIL_THE_END, Mixer, Observation, Plan
+from jlab.training.mixer import Plan
 
-__all__ = [
-    "UNTIL_THE_END",
-    "Mixer",
-    "Observation",
-    "Plan",
-    "check_group_count",
-    "check_proportions",
-    "make_plan",
-]
 SUM_TOLERANCE = 1e-6  # of written proportions: room for sixths and sevenths typed with seven digits
 
 

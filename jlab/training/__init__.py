@@ -25,14 +25,8 @@ from jlab.training.language_model import (
     restore_language_model,
     train_language_model,
 )
-from jlab.training.loop import (
-    Job,
-    LoopConfig,
-    LoopState,
-    NonFiniteLoss,
-    init_loop_state,
-    train_loop,
-)
+from jlab.training.loop import Job, LoopConfig, NonFiniteLoss, train_loop
+from jlab.training.loop_state import LoopState, init_loop_state
 from jlab.training.mesh import MeshConfig, make_mesh, put_batch, shard_params, start_hosts
 from jlab.training.optim import OptimConfig, make_optimizer, make_schedule
 from jlab.training.run import Run

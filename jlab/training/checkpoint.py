@@ -6,8 +6,6 @@ without one, or whose files do not match, counts as damaged, and the one before 
 """
 
 import contextlib
-import hashlib
-import json
 import math
 import os
 import re
@@ -22,7 +20,13 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-MANIFESTS = "manifests"
+from jlab.training.manifest import (
+    damage,
+    manifest_path,
+    newest_whole,
+    saved_metrics,
+    write_manifest,
+)
 
 
 class Checkpointer:
@@ -46,7 +50,7 @@ class Checkpointer:
         self.folder = Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.failures: list[str] = []
-        self._metrics = _saved_metrics(self.folder)
+        self._metrics = saved_metrics(self.folder)
         preserve = [policies.LatestN(keep), _KeepBest(best, self._metrics)]
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
@@ -129,7 +133,7 @@ class Checkpointer:
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(aside)
-            _manifest(self.folder, step).unlink(missing_ok=True)
+            manifest_path(self.folder, step).unlink(missing_ok=True)
         _barrier(f"jlab_move_aside_{step}")
         self._manager.reload()
 
@@ -161,18 +165,9 @@ class Checkpointer:
             self._failed(step, error)
             return
         if jax.process_index() == 0:
-            self._sealing = step, self._seals.submit(self._write_manifest, step)
-
-    def _write_manifest(self, step: int) -> None:
-        path = _manifest(self.folder, step)
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(".partial")
-        seal = {"files": checksums(self.folder / str(step)), "metrics": self._metrics[step]}
-        partial.write_text(json.dumps(seal, indent=1))
-        partial.replace(path)
-        for old in path.parent.glob("*.json"):  # of checkpoints that are no longer kept
-            if not (self.folder / old.stem).exists():
-                old.unlink()
+            metrics = self._metrics[step]
+            sealing = self._seals.submit(write_manifest, self.folder, step, metrics)
+            self._sealing = step, sealing
 
     def _failed(self, step: int, error: BaseException) -> None:
         self._metrics.pop(step, None)
@@ -234,67 +229,6 @@ def restore_part(folder: Path, names: tuple[str, ...], target: PyTree) -> PyTree
     for name in names:
         part = part[name]
     return part
-
-
-def newest_whole(folder: Path) -> tuple[int, Path]:
-    """Step of the newest undamaged checkpoint, and the path of its manifest.
-
-    Raises:
-      FileNotFoundError: there is no checkpoint, or none that is whole.
-    """
-    steps = sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
-    for step in steps:
-        if damage(folder, step) is None:
-            return step, _manifest(folder, step)
-    raise FileNotFoundError(f"{folder} holds no checkpoint that is whole; it has {steps}")
-
-
-def damage(folder: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint's files, in words; None if they match the manifest."""
-    try:
-        expected = _read_manifest(_manifest(folder, step))["files"]
-    except FileNotFoundError:
-        return "no manifest: it was never finished"
-    except ValueError:
-        return "its manifest cannot be read"
-    found = checksums(folder / str(step))
-    for name, digest in expected.items():
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != digest:
-            return f"{name} does not match its checksum"
-    return None
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    """BLAKE2 digest of every file below a folder, by relative path."""
-    digests = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-        digests[path.relative_to(folder).as_posix()] = digest.hexdigest()
-    return digests
-
-
-def _manifest(folder: Path, step: int) -> Path:
-    return folder / MANIFESTS / f"{step}.json"
-
-
-def _read_manifest(path: Path) -> dict[str, dict]:
-    manifest = json.loads(path.read_text())
-    match manifest:
-        case {"files": dict(files), "metrics": dict()} if files:
-            return manifest
-    raise ValueError(f"{path} is not a manifest")
-
-
-def _saved_metrics(folder: Path) -> dict[int, dict[str, float]]:
-    """Metrics of the checkpoints below a folder, from the manifests that can be read."""
-    metrics = {}
-    for path in (folder / MANIFESTS).glob("*.json"):
-        with contextlib.suppress(ValueError):
-            metrics[int(path.stem)] = _read_manifest(path)["metrics"]
-    return metrics
 
 
 def _arrays(tree: PyTree) -> PyTree:

@@ -14,11 +14,13 @@ from jaxtyping import Array, PyTree
 
 from jlab.data import DataConfig, Groups, MixtureLoader, evaluation_batches, load_groups
 from jlab.nn import Transformer, TransformerConfig, flops_per_token
-from jlab.training.checkpoint import newest_whole, restore_part
+from jlab.training.checkpoint import restore_part
 from jlab.training.config import differences, from_dict, to_dict
 from jlab.training.devices import environment
 from jlab.training.language import GroupLosses, language_loss, make_evaluate
-from jlab.training.loop import Job, LoopConfig, init_loop_state, train_loop
+from jlab.training.loop import Job, LoopConfig, train_loop
+from jlab.training.loop_state import init_loop_state
+from jlab.training.manifest import newest_whole
 from jlab.training.mesh import MeshConfig, batch_rows, make_mesh, state_shardings
 from jlab.training.mixer import Mixer
 from jlab.training.optim import OptimConfig, make_optimizer, make_schedule

@@ -8,18 +8,25 @@ before the checkpoint of that step, so that a run killed anywhere goes on as if 
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import PyTree
 
 from jlab.data.batch import Batch
 from jlab.data.loader import LoaderState, MixtureLoader
 from jlab.training.checkpoint import Checkpointer
 from jlab.training.devices import peak_flops
 from jlab.training.language import GroupLosses
+from jlab.training.loop_state import (
+    Controller,
+    LoopState,
+    add_step,
+    mean_losses,
+    new_round,
+)
 from jlab.training.mesh import put_batch
 from jlab.training.mixer import Mixer, Observation, Plan
 from jlab.training.run import ProgressLine, Run
@@ -54,25 +61,6 @@ class LoopConfig:
             raise ValueError(f"loop.nonfinite must be stop or skip; got {self.nonfinite!r}")
 
 
-class Round(NamedTuple):
-    """How far the current plan has come."""
-
-    steps: Int[np.ndarray, ""]  # steps trained in this plan
-    drawn: Int[np.ndarray, "m"]  # the loader's counts when the plan began
-    loss_sum: Float[np.ndarray, "m"]  # training losses so far, summed over the steps that had any
-    loss_steps: Int[np.ndarray, "m"]
-
-
-class LoopState(NamedTuple):
-    """Everything a run needs to go on: what a checkpoint holds."""
-
-    train: TrainState
-    data: LoaderState
-    mixer: PyTree
-    round: Round
-    skipped: Int[np.ndarray, ""]  # steps left out because they were not finite
-
-
 @dataclass(frozen=True)
 class Job:
     """What the loop drives; `step` and `evaluate` are compiled functions."""
@@ -93,15 +81,6 @@ class NonFiniteLoss(RuntimeError):
     """Training stopped because a loss or gradient was not finite."""
 
 
-def init_loop_state(train: TrainState, loader: MixtureLoader, mixer: Mixer, seed: int) -> LoopState:
-    """State before the first step of a run."""
-    m = len(loader.train)
-    with jax.enable_x64(True):
-        mixing = jax.device_get(mixer.init(jax.random.key(seed), m))
-    data = loader.init()
-    return LoopState(train, data, mixing, _new_round(data), np.zeros((), np.int64))
-
-
 def train_loop(
     config: LoopConfig, job: Job, state: LoopState, run: Run, checkpointer: Checkpointer
 ) -> LoopState:
@@ -118,9 +97,11 @@ def train_loop(
     step = int(state.train.step)
     run.open_log(None if restored is None else step)
     line = ProgressLine(run, config.steps, step)
-    loop = _Loop(config, job, run, checkpointer, line, _Controller(job.mixer))
+    loop = _Loop(config, job, run, checkpointer, line, Controller(job.mixer))
     with stop_on_signal() as stop:
         try:
+            if stop():  # before the first step: there is nothing new to save
+                raise Interrupted(f"stopped at step {step}")
             if restored is None:
                 loop.log_plan(state)
             state = loop.measure(state)
@@ -137,30 +118,6 @@ def train_loop(
     return state
 
 
-class _Controller:
-    """The mixing method in float64 on the host: it works with differences of a hundredth of a nat.
-
-    Source: the numerical notes of Aioli's specification: with losses rounded to float32 the
-    estimated matrix is only good to 3e-4 of its largest entry.
-    """
-
-    def __init__(self, mixer: Mixer):
-        self._plan, self._update = jax.jit(mixer.plan), jax.jit(mixer.update)
-        self._result = jax.jit(mixer.result)
-
-    def plan(self, state: PyTree) -> Plan:
-        with jax.enable_x64(True):
-            return jax.device_get(self._plan(state))
-
-    def result(self, state: PyTree) -> Float[np.ndarray, "m"]:
-        with jax.enable_x64(True):
-            return jax.device_get(self._result(state))
-
-    def update(self, state: PyTree, observation: Observation) -> tuple[PyTree, dict]:
-        with jax.enable_x64(True):
-            return jax.device_get(self._update(state, observation))
-
-
 @dataclass(frozen=True)
 class _Loop:
     config: LoopConfig
@@ -168,7 +125,7 @@ class _Loop:
     run: Run
     checkpointer: Checkpointer
     line: ProgressLine
-    controller: _Controller
+    controller: Controller
 
     def run_plan(self, state: LoopState, stop: Callable[[], bool]) -> LoopState:
         """Train the rest of the current plan, or to the end of the run."""
@@ -245,7 +202,7 @@ class _Loop:
             self._save(state._replace(train=train._replace(step=train.step - 1)), step - 1)
             raise NonFiniteLoss(self._replay_message(step, host, metrics))
         skipped = state.skipped + np.int64(not finite)
-        state = LoopState(train, data, state.mixer, _add(state.round, metrics), skipped)
+        state = LoopState(train, data, state.mixer, add_step(state.round, metrics), skipped)
         if step % self.config.log_every == 0 or step == self.config.steps or not finite:
             self._log_step(step, state, host, metrics)
         return state
@@ -258,14 +215,14 @@ class _Loop:
             learning_rate=np.asarray(self._learning_rate(state, step), np.float64),
             counts=np.asarray(state.data.drawn - state.round.drawn, np.float64),
             eval_loss=np.full(m, np.nan) if losses is None else losses.loss,
-            train_loss=_mean_losses(state.round) if "train_loss" in self.job.mixer.needs else None,
+            train_loss=mean_losses(state.round) if "train_loss" in self.job.mixer.needs else None,
             reference_loss=None,
             gradients=None,
         )
         mixer, metrics = self.controller.update(state.mixer, observation)
         if metrics:
             self.run.log(step, metrics)
-        state = state._replace(mixer=mixer, round=_new_round(state.data))
+        state = state._replace(mixer=mixer, round=new_round(state.data))
         self.log_plan(state)
         return state
 
@@ -338,24 +295,3 @@ class _Loop:
             f" groups with a non-finite loss: {', '.join(bad) or 'none'}; batch {' '.join(rows)};"
             f" the state before this step is saved, replay it with: {self.job.resume_command}"
         )
-
-
-def _new_round(data: LoaderState) -> Round:
-    m = len(data.drawn)
-    return Round(np.zeros((), np.int64), data.drawn, np.zeros(m), np.zeros(m, np.int64))
-
-
-def _add(round_: Round, metrics: dict) -> Round:
-    losses = np.asarray(metrics["group_loss"], np.float64)
-    seen = np.isfinite(losses)
-    return round_._replace(
-        steps=round_.steps + np.int64(1),
-        loss_sum=round_.loss_sum + np.where(seen, losses, 0.0),
-        loss_steps=round_.loss_steps + seen,
-    )
-
-
-def _mean_losses(round_: Round) -> Float[np.ndarray, "m"]:
-    """Mean training loss of each group in the plan; NaN for one that was not drawn."""
-    steps = np.where(round_.loss_steps > 0, round_.loss_steps, np.nan)
-    return round_.loss_sum / steps

@@ -4,10 +4,12 @@
 line lie under the key `time`, so that two runs can be compared bit for bit without it.
 """
 
+import contextlib
 import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,9 @@ import numpy as np
 class MetricsLog:
     """Append-only `metrics.jsonl` and TensorBoard events in a run folder.
 
+    Lines that a full disk does not take wait until it does, so none is lost or cut off while the
+    process lives; `failure` says in words that some are waiting.
+
     Args:
       folder: the run folder.
       resume_at: keep only lines up to this step (None: keep all), as when training goes on from a
@@ -26,7 +31,8 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, resume_at: int | None = None):
-        from tensorboardX import SummaryWriter
+        # Not SummaryWriter: its thread dies on a full disk, and then the next `add_scalar` hangs.
+        from tensorboardX.event_file_writer import EventsWriter
 
         self.path = Path(folder) / "metrics.jsonl"
         kept = read_metrics(folder) if self.path.exists() else []
@@ -34,31 +40,56 @@ class MetricsLog:
             kept = [row for row in kept if row["step"] <= resume_at]
         events = Path(folder) / "tensorboard"
         shutil.rmtree(events, ignore_errors=True)
-        self._events = SummaryWriter(str(events))
+        events.mkdir()
+        self._events: EventsWriter | None = EventsWriter(str(events / "events"))
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(self.path)
-        self._file = self.path.open("a")
+        self._file = self.path.open("ab", buffering=0)
+        self._waiting = b""  # lines, or the rest of one, that the disk has not taken
+        self.failure: str | None = None
         for row in kept:
             self._mirror(row)
 
     def write(self, step: int, values: dict[str, Any], seconds: dict[str, float]) -> dict:
         """Append one line and return it; numbers become Python's, non-finite ones null."""
         row = {"step": int(step), **_plain(values), "time": _plain(seconds)}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        self._waiting += (json.dumps(row, allow_nan=False) + "\n").encode()
+        self._store()
         self._mirror(row)
         return row
 
     def close(self) -> None:
         """Flush and close both files."""
+        self._store()
         self._file.close()
-        self._events.close()
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
+
+    def _store(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self.failure = None
+        except OSError as error:
+            if self.failure is None:
+                self.failure = f"metrics.jsonl lacks its last lines: {error.strerror}"
+                warnings.warn(f"{self.failure}; training goes on", stacklevel=3)
 
     def _mirror(self, row: dict) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        if self._events is None:
+            return
+        event = Event(step=row["step"], wall_time=row["time"]["clock"])
         for name, value in {**row, **{f"time/{k}": v for k, v in row["time"].items()}}.items():
             if isinstance(value, (int, float)) and name != "step":
-                self._events.add_scalar(name, value, row["step"], walltime=row["time"]["clock"])
+                event.summary.value.add(tag=name, simple_value=value)
+        try:
+            self._events.write_event(event)
+        except OSError:  # a full disk: no more events, until resuming makes them anew
+            self._events = None
 
 
 def read_metrics(folder: Path) -> list[dict]:

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from jlab.data import make_batch
-from jlab.training.checkpoint import newest_whole
 from jlab.training.language import make_row_sums
 from jlab.training.language_model import Trained, restore_language_model
+from jlab.training.manifest import newest_whole
 from jlab.training.mesh import put_batch
 
 

@@ -54,7 +54,7 @@ def mixture_plots(out, arms: dict[str, list[dict]], names: Sequence[str]) -> Non
         for axis, (label, rows) in zip(axes[0], arms.items(), strict=True):
             _proportions(axis, rows, names)
             axis.set(title=label, xlabel="step")
-        axes[0, 0].set_ylabel("proportion")
+        axes[0, 0].set_ylabel("proportion (thin: drawn, with probes)")
         axes[0, -1].legend(fontsize=8)
         out.plot("proportions", made)
     with figure(len(names), size=(3.2, 3.0)) as (made, axes):
@@ -101,11 +101,11 @@ def series(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
 
 def _proportions(axis, rows: list[dict], names: Sequence[str]) -> None:
     """Bold: the mixture that the method has settled on; thin: what is drawn, probes included."""
-    plans = [row for row in rows if "plan" in row]
+    end = rows[-1]["step"] if rows else 0
+    plans = [row for row in rows if "plan" in row and row["step"] < end]  # the last is not drawn
     learns = any("mixing/matrix" in row for row in rows)
     learned = [row["step"] for row in rows if row.get("mixing/round_learned")]
     settled = [row for row in plans if not learns or (learned and row["step"] >= learned[0])]
-    end = rows[-1]["step"] if rows else 0
     for i, name in enumerate(names):
         color = COLORS[i % len(COLORS)]
         drawn = [(row["step"], row["plan"]["proportions"][i]) for row in plans]

@@ -27,7 +27,7 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
         self._log: MetricsLog | None = None
         self.clock = Clock()
-        self.failures: list[str] = []  # of checkpoints, to be told at the end
+        self.failures: list[str] = []  # to write checkpoints or metrics, to be told at the end
 
     def child(self, name: str) -> "Run":
         """The folder of a part of this run, such as one seed or one arm."""
@@ -60,6 +60,8 @@ class Run:
         """Flush and close `metrics.jsonl` and TensorBoard's events."""
         if self._log is not None:
             self._log.close()
+            if self._log.failure:
+                self.failures.append(self._log.failure)
             self._log = None
 
     def rows(self) -> list[dict]:

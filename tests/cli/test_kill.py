@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from evals.__main__ import main as evaluate
-from jlab.training.checkpoint import newest_whole
+from jlab.training.manifest import newest_whole
 from tests.cli.commands import PRESETS, parts, rows, run, start
 
 POLL = 0.005  # seconds between looks at the run folder

@@ -1,7 +1,10 @@
 """Every preset of the command line, run as a user runs it, at its smallest size."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from configs import PRESETS as LISTED
 from evals.__main__ import EVALS
 from evals.__main__ import main as evaluate
-from tests.cli.commands import PRESETS, ROOT, parts, rows, run
+from tests.cli.commands import PRESETS, ROOT, environment, parts, rows, run
 from train.__main__ import main as train
 
 PLOTS = {
@@ -150,6 +153,16 @@ def test_all_presets_and_evaluations_are_listed(words, call):
         assert all(
             re.search(rf"^  {name} +{re.escape(text)}$", out, re.M) for name, text in listed.items()
         )
+
+
+def test_a_reader_that_goes_away_is_no_error(cache):
+    """As with `python -m train --help | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "train", "--help"]
+    done = subprocess.run(words, env=environment(cache), stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_the_entry_points_exist():

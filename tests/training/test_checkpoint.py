@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jlab.training import Checkpointer, OptimConfig, init_state, make_optimizer, restore_part
-from jlab.training.checkpoint import newest_whole
+from jlab.training.manifest import newest_whole, write_manifest
 from tests.training.runs import assert_same_bits
 
 
@@ -220,14 +220,12 @@ def fails_in_the_background(monkeypatch, steps):
 
 
 def fails_at_the_manifest(monkeypatch, steps):
-    write = Checkpointer._write_manifest
-
-    def failing(self, step):
+    def failing(folder, step, metrics):
         if step in steps:
             raise FULL
-        return write(self, step)
+        write_manifest(folder, step, metrics)
 
-    monkeypatch.setattr(Checkpointer, "_write_manifest", failing)
+    monkeypatch.setattr("jlab.training.checkpoint.write_manifest", failing)
 
 
 @pytest.mark.parametrize("failing", [fails_at_once, fails_in_the_background, fails_at_the_manifest])
@@ -256,13 +254,15 @@ def test_a_failing_disk_is_told_once_and_harms_no_other_checkpoint(
     assert_same_bits(Checkpointer(tmp_path).restore(state(0.0))[1], state(4))
 
 
-def test_the_last_save_can_fail_as_well(tmp_path, monkeypatch):
-    fails_in_the_background(monkeypatch, {2})
+@pytest.mark.parametrize("failing", [fails_in_the_background, fails_at_the_manifest])
+def test_the_last_save_can_fail_as_well_and_is_told_once(tmp_path, monkeypatch, failing):
+    failing(monkeypatch, {2})
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, state(1))
     checkpointer.save(2, state(2))
     with pytest.warns(UserWarning, match="step 2"):
-        checkpointer.close()
+        checkpointer.save(1, state(1))  # is there already
+    checkpointer.close()
     assert len(checkpointer.failures) == 1
     assert kept(tmp_path) == [1]
 

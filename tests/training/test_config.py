@@ -57,9 +57,10 @@ def test_any_value_of_a_field_survives_json(
     assert from_dict(LanguageModelConfig, through_json(config)) == config
     # Any part of it, over another config, changes just that part.
     part = {"optimizer": {"weight_decay": decay}, "data": {"groups": list(groups)}}
-    changed = from_dict(LanguageModelConfig, part, base=LanguageModelConfig(seed=7))
+    base = LanguageModelConfig(seed=7, optimizer=OptimConfig(b1=0.5))
+    changed = from_dict(LanguageModelConfig, part, base=base)
     assert changed.seed == 7
-    assert changed.optimizer == replace(OptimConfig(), weight_decay=decay)
+    assert changed.optimizer == OptimConfig(b1=0.5, weight_decay=decay)
     assert changed.data == replace(LanguageModelConfig().data, groups=groups)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jlab.training import Checkpointer
-from jlab.training.checkpoint import damage
+from jlab.training.manifest import damage
 
 TREE = {"x": np.arange(2000.0), "n": np.array(3)}
 

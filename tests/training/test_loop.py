@@ -10,7 +10,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jlab.data import MixtureLoader
-from jlab.mixing.mixer import Mixer, make_plan
+from jlab.mixing import Mixer
+from jlab.mixing.mixer import make_plan
 from jlab.training import LoopConfig, NonFiniteLoss, Run, init_loop_state, train_loop
 from tests.training.runs import MIXERS, assert_same_bits, killed, play, rows
 

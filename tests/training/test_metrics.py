@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jlab.training import Run
 from jlab.training.metrics import Clock, MetricsLog, read_metrics
 
 TIME = {"clock": 1.75e9, "elapsed": 2.0}
@@ -83,9 +84,73 @@ def test_each_line_is_on_disk_when_it_is_written(tmp_path):
     log.close()
 
 
+class SmallDisk:
+    """A file on a disk that takes `room` more bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def close(self):
+        self.file.close()
+
+
+def test_lines_wait_for_a_full_disk_and_none_is_lost(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(0, {"loss": 1.0}, TIME)
+    log._file = disk = SmallDisk(log._file, room=30)  # less than a line
+    with pytest.warns(UserWarning, match=r"lacks its last lines: No space .*; training goes on"):
+        log.write(1, {"loss": 2.0}, TIME)
+    log.write(2, {"loss": 3.0}, TIME)  # told once
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0]
+    assert log.failure == "metrics.jsonl lacks its last lines: No space left on device"
+    disk.room = 10_000  # someone has made room
+    log.write(3, {"loss": 4.0}, TIME)
+    log.close()
+    assert log.failure is None
+    assert [row["loss"] for row in read_metrics(tmp_path)] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_tensorboard_stops_on_a_full_disk_and_the_lines_go_on(tmp_path, monkeypatch):
+    log, written = MetricsLog(tmp_path), []
+
+    def write_event(event):
+        written.append(event.step)
+        raise OSError(28, "No space left on device")
+
+    events = log._events
+    monkeypatch.setattr(events, "write_event", write_event)
+    for step in range(3):
+        log.write(step, {"loss": 1.0}, TIME)
+    log.close()
+    events.close()
+    assert written == [0]
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2]
+
+
+def test_a_disk_that_stays_full_is_told_at_the_end_of_the_run(tmp_path):
+    run = Run(tmp_path)
+    run.open_log(None)
+    run.log(0, {"loss": 1.0})
+    run._log._file = SmallDisk(run._log._file, room=0)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        run.log(1, {"loss": 2.0})
+    run.close_log()
+    assert run.failures == ["metrics.jsonl lacks its last lines: No space left on device"]
+    assert [row["step"] for row in run.rows()] == [0]
+
+
 @pytest.mark.parametrize(("resume_at", "kept"), [(None, [0, 1, 2]), (1, [0, 1]), (-1, [])])
 def test_resuming_cuts_the_lines_and_tensorboard_back(tmp_path, resume_at, kept):
     written(tmp_path)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    events.rename(events.with_name("events.out.tfevents.1.before"))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
     log = MetricsLog(tmp_path, resume_at)
