@@ -210,6 +210,12 @@ class _Loop:
     def _end_round(self, state: LoopState, losses: GroupLosses | None) -> LoopState:
         """Let the method learn from what came of its plan; then the next plan begins."""
         step, m = int(state.train.step), len(self.job.names)
+        if losses is not None and not np.isfinite(losses.loss).all():
+            bad = [n for n, x in zip(self.job.names, losses.loss, strict=True) if not np.isfinite(x)]
+            raise NonFiniteLoss(
+                f"step {step}: the validation loss of {', '.join(bad)} is not finite,"
+                " and the mixing method cannot learn from it; the last checkpoint is before this"
+            )
         observation = Observation(
             step=np.asarray(step, np.int32),
             learning_rate=np.asarray(self._learning_rate(state, step), np.float64),

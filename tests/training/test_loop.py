@@ -111,6 +111,14 @@ def test_bad_steps_are_logged_whenever_they_come(bench, poisoned, tmp_path):
     assert [row["step"] for row in rows(tmp_path) if "loss" in row] == [5, 7, 10, 13]
 
 
+def test_a_mixing_method_never_learns_from_a_nan(bench, tmp_path):
+    def spoiled(params):
+        return bench.job.evaluate(params)._replace(loss=np.array([1.0, np.nan]))
+
+    with pytest.raises(NonFiniteLoss, match="step 0: the validation loss of other is not finite"):
+        play(bench, MIXERS["aioli"], tmp_path, evaluate=spoiled)
+
+
 def test_training_goes_on_when_checkpoints_fail(bench, tmp_path, monkeypatch):
     save = ocp.CheckpointManager.save
 
