@@ -12,7 +12,8 @@ from train import aioli as RECIPE
 
 _DEMO = RECIPE.Config(
     data=DataConfig(vocab_size=1024, length=64),
-    model=MODELS["tiny"],
+    # One layer: with two, the step at which copying sets in differs by seed and hides the mixture.
+    model=replace(MODELS["tiny"], repeats=1),
     optimizer=OptimConfig(learning_rate=3e-3, end_learning_rate=3e-4),
     loop=LoopConfig(steps=500, log_every=10, eval_every=50, checkpoint_every=100),
     batch_size=16,

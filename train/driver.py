@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import shlex
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,7 @@ def train(recipe: ModuleType, config: Any, record: dict, root: Path, folder: Pat
       folder: the run folder to go on with; None for a new run.
     """
     use_compilation_cache()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax: a traceback per failed save
     start_hosts(config.mesh)
     meter = CompileMeter()
     record = {**record, "config": to_dict(config)}

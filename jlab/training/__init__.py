@@ -31,7 +31,7 @@ from jlab.training.mesh import MeshConfig, make_mesh, put_batch, shard_params, s
 from jlab.training.optim import OptimConfig, make_optimizer, make_schedule
 from jlab.training.run import Run
 from jlab.training.signals import Interrupted, stop_on_signal
-from jlab.training.state import Aux, TrainState, init_state
+from jlab.training.state import Aux, Mean, TrainState, init_state
 from jlab.training.step import jit_step, make_train_step
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "LanguageModelConfig",
     "LoopConfig",
     "LoopState",
+    "Mean",
     "MeshConfig",
     "NonFiniteLoss",
     "OptimConfig",

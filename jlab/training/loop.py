@@ -211,7 +211,9 @@ class _Loop:
         """Let the method learn from what came of its plan; then the next plan begins."""
         step, m = int(state.train.step), len(self.job.names)
         if losses is not None and not np.isfinite(losses.loss).all():
-            bad = [n for n, x in zip(self.job.names, losses.loss, strict=True) if not np.isfinite(x)]
+            bad = [
+                n for n, x in zip(self.job.names, losses.loss, strict=True) if not np.isfinite(x)
+            ]
             raise NonFiniteLoss(
                 f"step {step}: the validation loss of {', '.join(bad)} is not finite,"
                 " and the mixing method cannot learn from it; the last checkpoint is before this"

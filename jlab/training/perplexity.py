@@ -52,6 +52,7 @@ def measure(folder: Path, split: str, limit: int, samples: int, seed: int) -> li
 
 
 def _score(sums: np.ndarray, bytes_per_token: float, samples: int, random) -> dict:
+    sums = sums[sums[:, 1] > 0]  # a window can be without a target, where documents are masked
     means = sums[:, 0] / sums[:, 1]  # nats per token of each window
     drawn = means[random.integers(len(means), size=(samples, len(means)))].mean(1)
     low, high = np.exp(np.quantile(drawn, [0.025, 0.975]))

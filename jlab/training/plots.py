@@ -65,9 +65,9 @@ def mixture_plots(out, arms: dict[str, list[dict]], names: Sequence[str]) -> Non
         axes[0, 0].set_ylabel("validation loss (nats)")
         axes[0, -1].legend(fontsize=7)
         out.plot("loss_by_group", made)
-    for rows in arms.values():
-        if any("mixing/matrix" in row for row in rows):
-            matrix_plot(out, rows, names)
+    learned = [rows for rows in arms.values() if any("mixing/matrix" in row for row in rows)]
+    if learned:  # one picture: of the first run that has a matrix
+        matrix_plot(out, learned[0], names)
 
 
 def matrix_plot(out, rows: list[dict], names: Sequence[str]) -> None:
