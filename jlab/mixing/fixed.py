@@ -68,10 +68,11 @@ def schedule(steps: Sequence[int], proportions: Sequence[Sequence[float]]) -> Mi
             `init`, another number of groups.
     """
     starts = np.asarray(steps)
-    whole = np.issubdtype(starts.dtype, np.integer)
+    whole = np.issubdtype(starts.dtype, np.integer) and starts.max(initial=0) < UNTIL_THE_END
     if not whole or len(starts) == 0 or starts[0] != 0 or np.any(np.diff(starts) < 0):
         raise ValueError(
-            f"steps must be whole numbers that start at 0 and never decrease; got {starts.tolist()}"
+            f"steps must be whole numbers below {UNTIL_THE_END} that start at 0 and never decrease;"
+            f" got {starts.tolist()}"
         )
     rows = [check_proportions(f"proportions[{k}]", row) for k, row in enumerate(proportions)]
     if len(proportions) != len(starts):
