@@ -3,9 +3,10 @@
 Table 3 of "Aioli" (Chen et al., ICLR 2025): Aioli after another method's mixture beats staying with
 that mixture in 28 of 30 cases, by 1.202 points of perplexity on average, at 160M parameters.
 `python -m train aioli` does the same on a small model and four groups of real text in three to five
-minutes on two cores: three seeds of four runs each. Expect "bad, then Aioli" below "bad" by 14 points of
-average test perplexity, ± 2 (last run: -14.2 ± 0.9). The control "bad, then uniform" is level with it
-(+0.2 ± 0.3), so at this size the gain is the return to balance; none over stratified is promised.
+minutes on two cores: three seeds of four runs each. Expect "bad, then Aioli" below "bad" by 14
+points of average test perplexity, ± 2 (last run: -14.2 ± 0.9). The control "bad, then uniform" is
+level with it (last run: +0.2 ± 0.3), so at this size the gain is the return to balance; none over
+stratified is promised.
 """
 
 from dataclasses import dataclass, field, replace

@@ -1,8 +1,8 @@
 """Killed anywhere and resumed, a run and an evaluation come to the numbers of unbroken ones.
 
-The normal tests have one kill per preset at a step and one inside a checkpoint; the slow ones 20
-per preset, at moments drawn with a fixed seed over the whole life of the process. A look that sees
-its moment late only makes the kill later, and every moment must do.
+The normal tests have one kill per preset, at a step or inside a checkpoint; the slow ones 20 per
+preset, at moments drawn with a fixed seed over the whole life of the process. A look that sees its
+moment late only makes the kill later, and every moment must do.
 """
 
 import random
@@ -28,7 +28,8 @@ LIFE = {"lm": 5.0, "aioli": 12.0}
 STEPS = {"lm": 24, "aioli": 28}  # of each part at the tiny size
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+# The normal kill of `lm` is the one in a checkpoint, below.
+@pytest.mark.parametrize("preset", [pytest.param("lm", marks=pytest.mark.slow), "aioli"])
 def test_a_run_killed_at_a_step_comes_to_the_same_numbers(preset, unbroken, tmp_path, cache):
     whole, _, _ = unbroken(preset)
     part = list(parts(preset, tmp_path / "runs" / preset / "001").values())[-1]
@@ -89,8 +90,8 @@ def test_a_signal_saves_the_step_and_says_how_to_go_on(
     assert freeze_when(process, lambda: steps_logged(part) >= 3)
     logged = steps_logged(part)
     process.send_signal(number)
-    assert stop(process, signal.SIGCONT) == 0
-    err = (tmp_path / "err").read_text()
+    code, err = stop(process, signal.SIGCONT), (tmp_path / "err").read_text()
+    assert code == 0, err
     saved = newest(part / "checkpoints")
     assert saved in (logged, logged + 1), "the step that was being done is the last"
     command = f"python -m train {preset} --resume runs/{preset}/001"
@@ -105,8 +106,8 @@ def test_a_signal_before_the_first_step_ends_the_run_too(tmp_path, cache):
     folder = tmp_path / "runs" / "lm" / "001"
     process = start(tmp_path, cache, "train", "lm", "--size", "tiny")
     assert wait_until(process, lambda: (folder / "model.json").exists())
-    assert stop(process, signal.SIGTERM) == 0
-    err = (tmp_path / "err").read_text()
+    code, err = stop(process, signal.SIGTERM), (tmp_path / "err").read_text()
+    assert code == 0, err
     assert "resume with: python -m train lm --resume runs/lm/001\n" in err
     assert "Traceback" not in err
 
@@ -117,7 +118,8 @@ def test_a_second_signal_quits_at_once(tmp_path, cache):
     assert freeze_when(process, lambda: steps_logged(part) >= 3)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
-    assert stop(process, signal.SIGCONT) == 128 + signal.SIGTERM
+    # Two at once come in either order; the later one ends the process.
+    assert stop(process, signal.SIGCONT) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert not (part / "summary.md").exists()
 
 

@@ -81,7 +81,7 @@ def test_a_saved_config_gives_the_same_numbers(preset, unbroken, tmp_path, cache
 
 
 def test_seeds_have_folders_and_a_common_table(tmp_path, cache):
-    words = ("train", "lm", "--size", "tiny", "--seeds", "0", "1", "--loop.steps", "4")
+    words = ("train", "lm", "--size", "tiny", "--seeds", "0", "1")
     code, out, err = run(tmp_path, cache, *words)
     assert code == 0, err
     folder = tmp_path / "runs" / "lm" / "001"
