@@ -40,7 +40,12 @@ SIZES = {
         eval_windows=8,
         test_windows=8,
     ),
-    "10M": replace(_PAPER, model=MODELS["10M"], data=DataConfig(length=512), batch_size=32),
+    "10M": replace(
+        _PAPER,
+        model=MODELS["10M"],
+        data=DataConfig(length=512, max_bytes_per_group=None),
+        batch_size=32,
+    ),
     "160M": replace(_PAPER, model=MODELS["160M"]),
     "1B": replace(_PAPER, model=MODELS["1B"]),
 }

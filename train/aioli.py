@@ -20,6 +20,7 @@ from jlab.training.language_model import LanguageModelConfig, check_fit, train_l
 from jlab.training.plots import mixture_plots
 from jlab.training.report import markdown_table, mean_and_spread, test_summary
 from jlab.training.run import Run
+from train.mixtures import check_objective
 
 PAPER = "Paper, Table 3 (160M parameters, 6 mixtures x 5 methods): mean -1.202, better in 28 of 30."
 STRATIFIED, BAD, UNIFORM, AIOLI = "stratified", "bad", "bad, then uniform", "bad, then Aioli"
@@ -42,9 +43,9 @@ class Config(LanguageModelConfig):
         super().__post_init__()
         if not 0 < self.bad_share < 1:
             raise ValueError(f"bad_share must be between 0 and 1; got {self.bad_share}")
-        if not 0 <= self.bad_steps < self.loop.steps:
+        if not 1 <= self.bad_steps < self.loop.steps:
             raise ValueError(
-                f"bad_steps must be in [0, loop.steps = {self.loop.steps}); got {self.bad_steps}"
+                f"bad_steps must be in [1, loop.steps = {self.loop.steps}); got {self.bad_steps}"
             )
         if self.aioli.prior is not None:
             raise ValueError("aioli.prior must be none here: the bad mixture is the prior")
@@ -55,6 +56,9 @@ def prepare(config: Config, tell: Progress) -> Groups:
     groups = load_groups(config.data, tell)
     for mixer in mixers(config, groups).values():
         check_fit(config, groups, mixer)
+    check_objective(config.aioli, groups)
+    for remark in groups.remarks():
+        tell(remark, 0)
     return groups
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import logging
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,16 +50,40 @@ def train(recipe: ModuleType, config: Any, record: dict, root: Path, folder: Pat
     seeds = record["seeds"]
     parts = {seed: out if len(seeds) == 1 else out.child(f"seed-{seed}") for seed in seeds}
     command = f"python -m train {record['preset']} --resume {shlex.quote(str(out.path))}"
-    code = _run_seeds(recipe, config, inputs, parts, command)
-    if out.writes:
-        text = recipe.report(config, parts, out)
-        results = {str(seed): part.result() for seed, part in parts.items()}
-        out.write_summary({"seeds": results, **meter.totals()}, text)
-        print(text)
+    with _locked(out):
+        code = _run_seeds(recipe, config, inputs, parts, command)
+        if out.writes:
+            try:
+                _tell_results(recipe, config, parts, out, meter)
+            except OSError as error:  # the disk is full: what was trained is still there
+                code = fail(f"the summary could not be written: {error}", FAILED)
     out.say(f"results in {out.path}")
     for failure in out.failures:
         code = fail(failure, FAILED)
     return code
+
+
+def _tell_results(
+    recipe: ModuleType, config: Any, parts: dict[int, Run], out: Run, meter: CompileMeter
+) -> None:
+    text = recipe.report(config, parts, out)
+    print(text)
+    results = {str(seed): part.result() for seed, part in parts.items()}
+    out.write_summary({"seeds": results, **meter.totals()}, text)
+
+
+@contextlib.contextmanager
+def _locked(out: Run) -> Iterator[None]:
+    """Keep the run folder to this job: two at once would write over each other's checkpoints."""
+    if not out.writes:
+        yield
+        return
+    with (out.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{out.path} is in use: another process trains in it") from None
+        yield
 
 
 def dry_run(recipe: ModuleType, config: Any) -> int:

@@ -15,7 +15,7 @@ from jlab.training.language_model import LanguageModelConfig, check_fit, train_l
 from jlab.training.plots import mixture_plots
 from jlab.training.report import markdown_table, mean_and_spread, test_summary
 from jlab.training.run import Run
-from train.mixtures import MixtureConfig, make_mixer
+from train.mixtures import MixtureConfig, check_objective, make_mixer
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ def prepare(config: Config, tell: Progress) -> Groups:
     mixer = make_mixer(config.mixture)
     groups = load_groups(config.data, tell)
     check_fit(config, groups, mixer)
+    check_objective(config.mixture.aioli, groups)
+    for remark in groups.remarks():
+        tell(remark, 0)
     return groups
 
 

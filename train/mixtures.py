@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jlab.data import Groups
 from jlab.mixing import AioliConfig, Mixer, aioli, schedule, static, stratified
+from jlab.mixing.mixer import check_group_count
 from jlab.training.metrics import read_metrics
 
 
@@ -45,6 +47,16 @@ def _schedule(path: Path) -> Mixer:
         return schedule(**_read_schedule(path))
     except ValueError as error:
         raise ValueError(f"mixture.schedule: {path}: {error}") from error
+
+
+def check_objective(config: AioliConfig, groups: Groups) -> None:
+    """Refuse an objective that has not one weight per evaluated group.
+
+    Raises:
+      ValueError: with both numbers.
+    """
+    if config.objective is not None:
+        check_group_count("aioli.objective", len(config.objective), len(groups.names))
 
 
 def _read_schedule(path: Path) -> dict[str, list]:

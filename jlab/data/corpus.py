@@ -49,13 +49,18 @@ def split_of(document: bytes, validation_fraction: float, test_fraction: float) 
 def select(texts: Iterable[str], max_bytes: int) -> list[str]:
     """Choose documents in the order of their hashes until `max_bytes` would be passed.
 
-    The answer is the same for every order of `texts`; it has one document at least. Memory holds
-    little more than what is chosen.
+    The answer is the same for every order of `texts`. A document that alone is larger than
+    `max_bytes` is left out, unless there is no other: it would push out all that come after it.
+    Memory holds little more than what is chosen.
     """
     chosen: list[tuple[int, str]] = []  # a heap by negative hash: the last in order comes off first
     size, ceiling = 0, 1 << 192
+    large: tuple[int, str] | None = None  # the first in order of those that are too large
     for text in texts:
         order = int.from_bytes(document_hash(text)[8:], "big")
+        if len(text.encode()) > max_bytes:
+            large = min(large or (order, text), (order, text))
+            continue
         if order >= ceiling:
             continue
         heapq.heappush(chosen, (-order, text))
@@ -64,6 +69,8 @@ def select(texts: Iterable[str], max_bytes: int) -> list[str]:
             negative, dropped = heapq.heappop(chosen)
             ceiling = -negative  # whatever comes later in the order stays out too
             size -= len(dropped.encode())
+    if not chosen and large is not None:
+        return [large[1]]
     return [text for _, text in sorted(chosen, reverse=True)]
 
 

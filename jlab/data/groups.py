@@ -96,6 +96,11 @@ class Groups(NamedTuple):
         sizes = [self.counts[name][split] for name in self.names]
         return np.array([size.bytes / size.tokens for size in sizes])
 
+    def remarks(self) -> list[str]:
+        """What the user should hear before training: missing groups, and records left out."""
+        left_out = [f"{name}: {n} bad records skipped" for name, n in self.skipped.items() if n]
+        return [*self.notes, *left_out]
+
 
 def load_groups(config: DataConfig, progress: Progress | None = None) -> Groups:
     """Read, split, tokenise and pack the groups, or find all that in the cache.

@@ -96,7 +96,11 @@ class Checkpointer:
     def close(self) -> None:
         """Wait for what is being written, seal it and stop the writer's threads."""
         self._finish()
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as error:  # orbax raises a failed save, which is told already, once more
+            if not self.failures:
+                self.failures.append(f"checkpoints could not be closed: {_reason(error)}")
         self._seals.shutdown()
 
     def restore(self, target: PyTree) -> tuple[int, PyTree] | None:
@@ -199,7 +203,9 @@ class _KeepBest:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """For each checkpoint, oldest first, whether it stays."""
         scores = [self._metrics.get(c.step, {}).get(self._name, math.inf) for c in checkpoints]
-        return [score == min(scores) < math.inf for score in scores]
+        ranked = [(score, -i) for i, score in enumerate(scores) if math.isfinite(score)]
+        best = -min(ranked)[1] if ranked else None  # the newest of equals
+        return [i == best for i in range(len(scores))]
 
 
 def restore_part(folder: Path, names: tuple[str, ...], target: PyTree) -> PyTree:

@@ -104,7 +104,7 @@ COMBINATIONS = [
     ),
     ("more devices than there are", f"{LM} --mesh.fsdp 64", "mesh", "64", "number of devices"),
     ("a process out of range", f"{LM} --mesh.process 3", "mesh.process", "0..0", "3"),
-    ("a phase longer than the run", f"{AIOLI} --bad-steps 99", "bad_steps", "[0, loop.steps", "99"),
+    ("a phase longer than the run", f"{AIOLI} --bad-steps 99", "bad_steps", "[1, loop.steps", "99"),
     ("a second prior", f"{AIOLI} --aioli.prior 1 --aioli.prior-steps 1", "aioli.prior", "none"),
     ("an average of nothing", f"{LM} --mixture.aioli.ema 0.5", "mixture.aioli: ema", "0.5"),
     ("a round too short for its probes", f"{AIOLI} --aioli.update-steps 2", "update_steps", "= 8"),

@@ -92,7 +92,9 @@ def test_two_processes_train_stop_together_on_one_signal_and_resume(folder):
     assert "--resume" in said[0]
     assert len(losses(rows(folder, "two"))) < STEPS
     finish(*two_processes(folder, "--name", "two", "--resume"))
-    assert drawn(rows(folder, "two")) == drawn(rows(folder))
+    # The first process logs the rows that it feeds: the first half of the same batches.
+    halves = [(group[:4], ids[:4]) for group, ids in drawn(rows(folder))]
+    assert drawn(rows(folder, "two")) == halves
     np.testing.assert_allclose(losses(rows(folder, "two")), losses(rows(folder)), rtol=TOLERANCE)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from jlab.data.corpus import (
@@ -69,8 +69,17 @@ def test_the_choice_under_a_limit_ignores_the_order(docs, limit, random):
 
 @given(texts, st.integers(1, 40))
 def test_a_larger_limit_only_adds_documents(docs, limit):
+    """As long as each document fits; one that does not is left out, and comes in later."""
+    docs = [text for text in docs if len(text.encode()) <= limit]
     few, more = select(docs, limit), select(docs, 2 * limit)
     assert more[: len(few)] == few
+
+
+@given(texts, st.integers(1, 40))
+def test_a_document_too_large_for_the_limit_pushes_out_no_other(docs, limit):
+    small = [text for text in docs if len(text.encode()) <= limit]
+    assume(small)
+    assert select([*docs, "x" * (limit + 1)], limit) == select(small, limit)
 
 
 def test_the_choice_says_nothing_about_the_split():
