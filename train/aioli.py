@@ -18,7 +18,7 @@ from jlab.data.groups import Progress
 from jlab.mixing import AioliConfig, Mixer, aioli, schedule, static, stratified
 from jlab.training.language_model import LanguageModelConfig, check_fit, train_language_model
 from jlab.training.plots import mixture_plots
-from jlab.training.report import markdown_table, mean_and_spread, test_summary
+from jlab.training.report import markdown_table, mean_and_spread, skipped_note, test_summary
 from jlab.training.run import Run
 from train.mixtures import check_objective
 
@@ -122,7 +122,9 @@ def report(config: Config, parts: dict[int, Run], out: Run) -> str:
     done = [part.result() for part in parts.values() if part.result()]
     if not done:
         return "Stopped before the end of the first seed; the plots show the runs so far.\n"
-    return f"{_table(names, done)}\n{_gains(done)}\n{PAPER}\n"
+    runs = [part.child(folder) for part in parts.values() for folder in ARMS.values()]
+    note = skipped_note(run.rows() for run in runs if run.started())
+    return f"{_table(names, done)}\n{_gains(done)}\n{PAPER}\n{note}"
 
 
 def _table(names: list[str], done: list[dict]) -> str:

@@ -13,7 +13,7 @@ from jlab.data import Groups, load_groups
 from jlab.data.groups import Progress
 from jlab.training.language_model import LanguageModelConfig, check_fit, train_language_model
 from jlab.training.plots import mixture_plots
-from jlab.training.report import markdown_table, mean_and_spread, test_summary
+from jlab.training.report import markdown_table, mean_and_spread, skipped_note, test_summary
 from jlab.training.run import Run
 from train.mixtures import MixtureConfig, check_objective, make_mixer
 
@@ -71,4 +71,5 @@ def report(config: Config, parts: dict[int, Run], out: Run) -> str:
     average = [np.mean(summary["perplexity"]) for summary in done]
     rows.append(["average", mean_and_spread(average), ""])
     title = f"Test split after {config.loop.steps} steps, {len(done)} seed(s)\n\n"
-    return title + markdown_table(["group", "perplexity", "bits per byte"], rows)
+    table = markdown_table(["group", "perplexity", "bits per byte"], rows)
+    return title + table + skipped_note(arms.values())

@@ -93,12 +93,26 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """Lines of a run's `metrics.jsonl`; a last line cut off by a kill is left out."""
-    rows = []
-    for line in (Path(folder) / "metrics.jsonl").read_text().splitlines(keepends=True):
+    """Lines of a run's `metrics.jsonl`; a last line cut off by a kill is left out.
+
+    Raises:
+      ValueError: a whole line that is not one of ours, by file and number.
+    """
+    path, rows = Path(folder) / "metrics.jsonl", []
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
         if line.endswith("\n"):
-            rows.append(json.loads(line))
+            rows.append(_row(line, f"{path}:{number}"))
     return rows
+
+
+def _row(line: str, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not (isinstance(row, dict) and {"step", "time"} <= row.keys()):
+        raise ValueError(f"{where} is damaged: not a line of metrics")
+    return row
 
 
 class Clock:

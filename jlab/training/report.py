@@ -1,6 +1,6 @@
 """Numbers to tables: what a run says at its end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -22,6 +22,12 @@ def test_summary(trained: Trained, windows: int) -> dict:
         "bits_per_byte": (losses.nats_per_token / np.log(2) / bytes_per_token).tolist(),
         "windows": losses.windows.tolist(),
     }
+
+
+def skipped_note(logs: Iterable[list[dict]]) -> str:
+    """How many steps of the logged runs were left out as not finite; empty where none was."""
+    left_out = sum(max((row.get("skipped", 0) for row in rows), default=0) for rows in logs)
+    return f"\n{left_out} training steps were not finite and left out.\n" if left_out else ""
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

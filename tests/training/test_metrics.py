@@ -185,3 +185,10 @@ def test_a_clock_accounts_for_all_of_its_time():
     parts = sum(seconds[name] for name in ("data", "step", "evaluate", "checkpoint", "other"))
     assert math.isclose(parts, seconds["elapsed"], rel_tol=1e-9)  # float64
     assert seconds["clock"] > 1.7e9
+
+
+@pytest.mark.parametrize("line", ["garbage", "[]", '{"step": 3}'])
+def test_a_damaged_line_is_named_by_file_and_number(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time": {}}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is damaged"):
+        read_metrics(tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jlab.training import GroupLosses, Run, report
-from jlab.training.report import markdown_table, mean_and_spread
+from jlab.training.report import markdown_table, mean_and_spread, skipped_note
 from jlab.training.run import ProgressLine, tell_stages
 
 
@@ -117,3 +117,9 @@ def test_each_stage_of_the_data_is_told_once(capsys):
     for doing, done in (("reading a", 0), ("reading a", 5), ("tokenising a", 0), ("reading a", 9)):
         tell(doing, done)
     assert capsys.readouterr().err.splitlines() == ["reading a", "tokenising a"]
+
+
+def test_skipped_steps_are_told_and_nothing_is_said_without_them():
+    rows = [{"step": 1, "skipped": 0}, {"step": 2, "skipped": 2}, {"step": 2}]
+    assert skipped_note([rows, rows]) == "\n4 training steps were not finite and left out.\n"
+    assert skipped_note([rows[:1], []]) == ""
