@@ -13,7 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jlab.mixing import Mixer, Observation, aioli, schedule, static, stratified
+from jlab.mixing import (
+    Mixer,
+    Observation,
+    aioli,
+    bandit,
+    direct_solver,
+    doge,
+    doremi,
+    exponentiated_gradient_solver,
+    handover,
+    interleaved_probes,
+    log_linear,
+    odm,
+    online,
+    schedule,
+    skillit,
+    static,
+    stratified,
+)
+from jlab.training.mixer import GroupGradients
 
 STEPS = 9  # of a method: enough for a whole round of the slowest one, and the start of the next
 
@@ -36,15 +55,14 @@ def mixer(build: Callable[[np.ndarray], Mixer]) -> Callable[[np.ndarray], Method
         made = build(order)
 
         def step(state, losses):
+            state, before = state
             plan = made.plan(state)
-            # Four windows more of every group than planned: realised proportions differ.
-            counts = jnp.round(64 * plan.proportions) + 4
-            seen = Observation(plan.steps, losses[0], counts, losses)
-            state, metrics = made.update(state, seen)
-            return state, (plan, metrics, made.result(state))
+            now = before + jnp.minimum(plan.steps, 10)  # a plan to the end is cut short here
+            state, metrics = made.update(state, everything(now, plan.proportions, losses))
+            return (state, now), (plan, metrics, made.result(state))
 
         return Method(
-            init=lambda key: made.init(key, GROUPS),
+            init=lambda key: (made.init(key, GROUPS), jnp.int32(0)),
             step=step,
             inputs=lambda key: 3 + jax.random.uniform(key, (GROUPS,)),
             permute=permute_groups,
@@ -53,24 +71,77 @@ def mixer(build: Callable[[np.ndarray], Mixer]) -> Callable[[np.ndarray], Method
     return row
 
 
+def everything(step, proportions, losses) -> Observation:
+    """An observation with every field that any method needs, made from three losses."""
+    # Four windows more of every group than planned: realised proportions differ.
+    counts = jnp.round(64 * proportions) + 4
+    return Observation(
+        step=step,
+        learning_rate=losses.mean(),
+        counts=counts,
+        eval_loss=losses,
+        train_loss=losses + jnp.roll(losses, 1).mean(),
+        reference_loss=losses * losses - losses.mean(),
+        gradients=GroupGradients(losses[:, None] - 0.3 * losses[None, :], losses),
+    )
+
+
 def permute_groups(tree: Any, order: np.ndarray) -> Any:
     def along_group_axes(leaf):
         for axis in (a for a, length in enumerate(leaf.shape) if length == GROUPS):
             leaf = jnp.take(leaf, order, axis=axis)
         return leaf
 
-    renamed = jax.tree.map(along_group_axes, tree)
-    if hasattr(tree, "order"):  # probes name groups by number
-        renamed = renamed._replace(order=jnp.asarray(np.argsort(order), jnp.int32)[tree.order])
-    return renamed
+    return with_orders(
+        jax.tree.map(along_group_axes, tree),
+        [jnp.asarray(np.argsort(order), jnp.int32)[o] for o in orders_of(tree)],
+    )
+
+
+def orders_of(tree: Any) -> list:
+    """The orders of probes in a state: they name groups by number."""
+    return [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if is_order(path)]
+
+
+def with_orders(tree: Any, orders: list) -> Any:
+    left = iter(orders)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: next(left) if is_order(path) else leaf, tree
+    )
+
+
+def is_order(path: tuple) -> bool:
+    return bool(path) and getattr(path[-1], "name", None) == "order"
 
 
 SHARES = np.array([0.5, 0.3, 0.2])
+GRAPH = np.array([[0.5, 0.1, 0.3], [0.2, 0.4, 1.0], [0.0, 0.3, 0.6]])
 SMALL = {"update_steps": 40, "sweeps": 2, "probe_steps": 3}
 METHODS = {
     "stratified": mixer(lambda order: stratified()),
     "static": mixer(lambda order: static(SHARES[order])),
     "schedule": mixer(lambda order: schedule([0, 5], [SHARES[order], SHARES[::-1][order]])),
+    "skillit": mixer(
+        lambda order: skillit(
+            GRAPH[np.ix_(order, order)], update_steps=20, evaluate_every=10, learning_rate=0.5
+        )
+    ),
+    "skillit without a graph": mixer(lambda order: skillit(update_steps=20, window=1)),
+    "doremi": mixer(lambda order: doremi(0.3)),
+    "doge": mixer(lambda order: doge(0.5)),
+    "doge, released axis": mixer(lambda order: doge(0.5, per_group=True, average_over="trained")),
+    "odm": mixer(lambda order: odm(update_steps=3)),
+    "bandit, log-linear law": mixer(
+        lambda order: online(bandit(), exponentiated_gradient_solver(0.1), log_linear)
+    ),
+    "probes, direct": mixer(
+        lambda order: online(interleaved_probes(20, 1, 2, 1.0), direct_solver(floor=0.1, cap=0.7))
+    ),
+    "skillit, then aioli": mixer(
+        lambda order: handover(
+            skillit(GRAPH[np.ix_(order, order)], update_steps=20), 30, aioli(**SMALL)
+        )
+    ),
     "aioli": mixer(lambda order: aioli(**SMALL)),
     "aioli, every option": mixer(
         lambda order: aioli(
@@ -173,5 +244,5 @@ def test_renaming_what_is_unordered_renames_the_result(row):
         state, output = method.step(state, given)
         other, renamed_output = renamed.step(other, method.permute(given, order))
         assert_close(renamed_output, method.permute(output, order))
-        if hasattr(state, "order"):  # a new round draws its own order of probes
-            other = other._replace(order=method.permute(state, order).order)
+        # A new round draws its own order of probes.
+        other = with_orders(other, orders_of(method.permute(state, order)))

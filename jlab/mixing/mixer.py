@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jlab.training.mixer import Plan
+from jlab.training.mixer import UNTIL_THE_END, Plan
 
 SUM_TOLERANCE = 1e-6  # of written proportions: room for sixths and sevenths typed with seven digits
 
@@ -21,6 +21,17 @@ def make_plan(
         loss_weights=jnp.ones_like(proportions),
         steps=jnp.asarray(steps, jnp.int32),
         evaluate=jnp.asarray(evaluate, bool),
+    )
+
+
+def reweighting_plan(proportions: Float[Array, "m"]) -> Plan:
+    """Draw the groups in equal shares, and let the proportions weigh their losses instead."""
+    m = len(proportions)
+    return Plan(
+        proportions=jnp.full(m, 1 / m, proportions.dtype),
+        loss_weights=proportions,
+        steps=jnp.full((), UNTIL_THE_END, jnp.int32),
+        evaluate=jnp.zeros((), bool),
     )
 
 

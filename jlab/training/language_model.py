@@ -1,74 +1,32 @@
 """Train a language model on a mixture of groups: data, mesh, model, step and loop put together."""
 
 import json
-import math
 import warnings
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import Float, PyTree
 
-from jlab.data import DataConfig, Groups, MixtureLoader, evaluation_batches, load_groups
-from jlab.nn import Transformer, TransformerConfig, flops_per_token
+from jlab.data import Groups, MixtureLoader, evaluation_batches, load_groups
+from jlab.nn import flops_per_token
 from jlab.training.checkpoint import restore_part
 from jlab.training.config import differences, from_dict, to_dict
 from jlab.training.devices import environment
-from jlab.training.language import GroupLosses, language_loss, make_evaluate
-from jlab.training.loop import Job, LoopConfig, train_loop
-from jlab.training.loop_state import init_loop_state
+from jlab.training.language import GroupLosses, make_evaluate
+from jlab.training.language_config import LanguageModelConfig
+from jlab.training.language_state import init_train_state, state_shapes
+from jlab.training.language_step import check_reweighting, compiled_step, sampling_of
+from jlab.training.loop import Job, train_loop
+from jlab.training.loop_state import Controller, init_loop_state
 from jlab.training.manifest import newest_whole
-from jlab.training.mesh import MeshConfig, batch_rows, make_mesh, state_shardings
-from jlab.training.mixer import Mixer
-from jlab.training.optim import OptimConfig, make_optimizer, make_schedule
+from jlab.training.mesh import MeshConfig, batch_rows, make_mesh
+from jlab.training.mixer import IN_STEP, Mixer
+from jlab.training.optim import make_schedule
 from jlab.training.run import Run, tell_stages
-from jlab.training.state import TrainState, init_state
-from jlab.training.step import jit_step, make_train_step
-
-
-@dataclass(frozen=True)
-class LanguageModelConfig:
-    """What a language-model run is, but for its mixing method."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    model: TransformerConfig = field(default_factory=TransformerConfig)
-    optimizer: OptimConfig = field(default_factory=OptimConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    batch_size: int = 8
-    """Windows per optimiser step, over all devices."""
-    accumulate: int = 1
-    """Slices of the batch whose gradients are averaged before the update."""
-    z_loss: float = 0.0
-    """Coefficient of logsumexp(logits)^2 in the loss."""
-    eval_windows: int = 64
-    """Validation windows per group."""
-    test_windows: int = 256
-    """Test windows per group."""
-    seed: int = 0
-    """Seed of parameters, data order and mixing method."""
-
-    def __post_init__(self):
-        for name in ("batch_size", "accumulate", "eval_windows", "test_windows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
-        if not 0 <= self.z_loss < math.inf:
-            raise ValueError(f"z_loss must be >= 0 and finite; got {self.z_loss}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0; got {self.seed}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"batch_size must be a multiple of accumulate = {self.accumulate};"
-                f" got {self.batch_size}"
-            )
-
-    def language_model(self) -> "LanguageModelConfig":
-        """These fields alone, of a recipe's config that adds its own."""
-        names = [field.name for field in fields(LanguageModelConfig)]
-        return LanguageModelConfig(**{name: getattr(self, name) for name in names})
 
 
 class Trained(NamedTuple):
@@ -78,6 +36,7 @@ class Trained(NamedTuple):
     groups: Groups
     mesh: Mesh
     params: PyTree
+    mixture: Float[np.ndarray, "m"] | None = None  # the mixing method's result; None if restored
 
     def evaluate(self, split: str, windows: int) -> GroupLosses:
         """Losses per group on `split`, from up to `windows` windows of each group."""
@@ -90,6 +49,7 @@ def train_language_model(
     run: Run,
     groups: Groups | None = None,
     resume_command: str = "",
+    reference: PyTree | None = None,
 ) -> Trained:
     """Train to the end, from the run folder's newest checkpoint if it has one.
 
@@ -99,6 +59,7 @@ def train_language_model(
       run: the folder for metrics and checkpoints.
       groups: what `load_groups(config.data)` gave, if it is there already.
       resume_command: told to the user where training stops early.
+      reference: parameters of a trained model, for a method that compares losses with it.
 
     Raises:
       ValueError: bad input, or a run folder that was made with another config or other data.
@@ -107,15 +68,19 @@ def train_language_model(
     config = with_vocabulary(config, groups)
     _claim_folder(config, groups, run)
     mesh = make_mesh(config.mesh)
-    optimizer = make_optimizer(config.optimizer, config.loop.steps)
-    document_mask = config.data.document_mask
-    loader = MixtureLoader(groups.train, config.batch_size, config.seed, document_mask)
-    train = init_train_state(config, mesh, len(groups.names))
-    loss = language_loss(config.model, len(groups.names), config.z_loss)
+    loader = MixtureLoader(groups.train, config.batch_size, config.seed, config.data.document_mask)
+    inside = mixer if mixer.needs & IN_STEP else None
+    check_reweighting(config, mixer)
+    if "reference_loss" in mixer.needs and reference is None:
+        raise ValueError(
+            "this mixing method compares losses with a reference model: train one first and pass"
+            " its parameters as `reference`"
+        )
+    train = init_train_state(config, mesh, len(groups.names), inside)
     job = Job(
-        step=jit_step(make_train_step(loss, optimizer, config.accumulate), train),
+        step=compiled_step(config, groups, mesh, inside, reference),
         loader=loader,
-        mixer=mixer,
+        mixer=sampling_of(mixer) if inside else mixer,
         evaluate=_evaluator(config, groups, mesh, "validation", config.eval_windows),
         names=groups.names,
         mesh=mesh,
@@ -124,37 +89,14 @@ def train_language_model(
         flops_per_token=3 * flops_per_token(config.model, config.data.length),
         resume_command=resume_command,
     )
-    state = init_loop_state(train, loader, mixer, config.seed)
+    state = init_loop_state(train, loader, job.mixer, config.seed)
     checkpointer = run.checkpointer(config.loop.keep, best="loss")
     state = train_loop(config.loop, job, state, run, checkpointer)
-    return Trained(config, groups, mesh, state.train.params)
-
-
-def init_train_state(config: LanguageModelConfig, mesh: Mesh, groups: int) -> TrainState:
-    """A fresh state, made shard by shard on the mesh; the same values on any mesh."""
-    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh, groups))
-    make = jax.jit(partial(_make_state, config, groups), out_shardings=shardings)
-    return make(jax.random.key(config.seed))
-
-
-def state_shapes(config: LanguageModelConfig, mesh: Mesh, groups: int) -> TrainState:
-    """Shape, type and place of every array of a state, without its values."""
-    shapes = jax.eval_shape(partial(_make_state, config, groups), jax.random.key(0))
-    optimizer = make_optimizer(config.optimizer, config.loop.steps)
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, optimizer, mesh),
-    )
-
-
-def _make_state(config: LanguageModelConfig, groups: int, key: Array) -> TrainState:
-    init_key, step_key = jax.random.split(key)
-    tokens = jax.numpy.zeros((1, 8), jax.numpy.int32)
-    params = Transformer(config.model).init(init_key, tokens)["params"]
-    optimizer = make_optimizer(config.optimizer, config.loop.steps)
-    weights = {"loss_weights": jax.numpy.ones(groups)}
-    return init_state(params, optimizer, step_key, weights)
+    if inside:
+        mixture = mixer.result(state.train.extras["mixer"])
+    else:
+        mixture = Controller(mixer).result(state.mixer)
+    return Trained(config, groups, mesh, state.train.params, np.asarray(mixture, np.float64))
 
 
 def restore_language_model(folder: Path, cache_dir: str | None = None) -> Trained:
@@ -205,6 +147,7 @@ def check_fit(config: LanguageModelConfig, groups: Groups, mixer: Mixer) -> None
     """
     with_vocabulary(config, groups)
     batch_rows(config.batch_size, make_mesh(config.mesh), config.accumulate)
+    check_reweighting(config, mixer)
     # Traced, not run: the method's own checks of the number of groups.
     jax.eval_shape(lambda: mixer.init(jax.random.key(config.seed), len(groups.names)))
 

@@ -77,6 +77,10 @@ class Job:
     resume_command: str = ""
 
 
+# A method may measure or hand over in a few plans that train no step; this many are a mistake.
+_MOST_EMPTY_PLANS = 100
+
+
 class NonFiniteLoss(RuntimeError):
     """Training stopped because a loss or gradient was not finite."""
 
@@ -142,7 +146,7 @@ class _Loop:
             if periodic or (ends and plan.evaluate):
                 losses = self._evaluate(state, step)
             if ends:
-                state = self.measure(self._end_round(state, losses))
+                state = self.measure(self._end_round(state, losses), losses)
             self._after_step(state, step, losses, stop)
         return state
 
@@ -161,14 +165,20 @@ class _Loop:
             },
         )
 
-    def measure(self, state: LoopState) -> LoopState:
+    def measure(self, state: LoopState, losses: GroupLosses | None = None) -> LoopState:
         """Go through the plans that train no step, up to the next one that does.
 
         Before the checkpoint of this step is written: a resumed run must not log them again.
+        `losses` are those of this step where they have just been measured.
         """
-        step = int(state.train.step)
+        step, measured = int(state.train.step), 0
         while step < self.config.steps and (plan := self.controller.plan(state.mixer)).steps == 0:
-            state = self._end_round(state, self._evaluate(state, step) if plan.evaluate else None)
+            if plan.evaluate and losses is None:
+                losses = self._evaluate(state, step)
+            state = self._end_round(state, losses if plan.evaluate else None)
+            measured += 1
+            if measured > _MOST_EMPTY_PLANS:
+                raise ValueError(f"the mixing method planned {measured} times no step to train")
         return state
 
     def _weighted(self, train: TrainState, plan: Plan) -> TrainState:
@@ -285,6 +295,7 @@ class _Loop:
                 "skipped": state.skipped,
                 **{f"loss/{n}": x for n, x in zip(names, metrics["group_loss"], strict=True)},
                 **{f"epochs/{n}": x for n, x in zip(names, epochs, strict=True)},
+                **_method_metrics(metrics),
                 "batch": {"group": batch.group, "ids": batch.ids},
             },
             {"tokens_per_second": speed, "mfu": mfu},
@@ -303,3 +314,11 @@ class _Loop:
             f" groups with a non-finite loss: {', '.join(bad) or 'none'}; batch {' '.join(rows)};"
             f" the state before this step is saved, replay it with: {self.job.resume_command}"
         )
+
+
+def _method_metrics(metrics: dict) -> dict:
+    """What a mixing method that lives in the step says; its weights are the mixture."""
+    said = {name: value for name, value in metrics.items() if name.startswith("mixing/")}
+    if "mixing/proportions" in said:
+        said["mixture"] = said["mixing/proportions"]
+    return said

@@ -17,6 +17,9 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 # `Plan.steps` of a plan that lasts for the rest of the run.
 UNTIL_THE_END = int(np.iinfo(np.int32).max)
+# Methods that need one of these live in the training step: what they observe of a step decides how
+# that same step is taken, so `update` comes before the step and `Plan.loss_weights` after it.
+IN_STEP = frozenset({"reference_loss", "gradients", "gradient_matrix"})
 
 
 class Plan(NamedTuple):
@@ -28,6 +31,13 @@ class Plan(NamedTuple):
     evaluate: Bool[Array, ""]  # measure the validation losses after these steps
 
 
+class GroupGradients(NamedTuple):
+    """How the groups' gradients in a step agree with the validation gradients."""
+
+    products: Float[Array, "n m"]  # <v_i, g_j>; n = 1: v of the mean loss. All clipped to norm 1
+    norms: Float[Array, "m"]  # of g_j, clipped; 0 for a group that the batch lacks
+
+
 class Observation(NamedTuple):
     """What came of a plan. The loop fills the optional fields that the mixer names in `needs`."""
 
@@ -37,7 +47,7 @@ class Observation(NamedTuple):
     eval_loss: Float[Array, "n"] | None = None  # nats per token; NaN without an evaluation
     train_loss: Float[Array, "m"] | None = None  # nats per token, mean over the plan
     reference_loss: Float[Array, "m"] | None = None  # of a reference model on the same windows
-    gradients: Any | None = None  # per-group gradients, for methods that compare them
+    gradients: GroupGradients | None = None  # for methods that compare gradients
 
 
 class Mixer(NamedTuple):

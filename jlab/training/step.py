@@ -67,21 +67,42 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch):
         (loss, aux), grads = gradients(state, batch)
-        norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-
-        def apply(_):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            return optax.apply_updates(state.params, updates), opt_state, aux.extras
-
-        def keep(_):
-            return state.params, state.opt_state, state.extras
-
-        params, opt_state, extras = jax.lax.cond(finite, apply, keep, None)
-        metrics = {**_divided(aux.metrics), "loss": loss, "grad_norm": norm, "finite": finite}
-        return TrainState(state.step + 1, params, opt_state, extras, state.key), metrics
+        return guarded_update(optimizer, state, loss, grads, aux.extras, _divided(aux.metrics))
 
     return step
+
+
+def guarded_update(
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    loss: Float[Array, ""],
+    grads: PyTree,
+    extras: dict,
+    metrics: dict[str, Array],
+) -> tuple[TrainState, dict[str, Array]]:
+    """Apply a gradient unless it or the loss is not finite; then only the step counter moves.
+
+    Args:
+      optimizer: clipping and schedule included.
+      state: before the step.
+      loss: of the step.
+      grads: of the parameters.
+      extras: the collections after the step.
+      metrics: of the step; `loss`, `grad_norm` (before clipping) and `finite` are added.
+    """
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+    def apply(_):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state, extras
+
+    def keep(_):
+        return state.params, state.opt_state, state.extras
+
+    params, opt_state, extras = jax.lax.cond(finite, apply, keep, None)
+    metrics = {**metrics, "loss": loss, "grad_norm": norm, "finite": finite}
+    return TrainState(state.step + 1, params, opt_state, extras, state.key), metrics
 
 
 def _joined(metrics: dict[str, Array | Mean], share: Float[Array, "slices"]) -> dict:
@@ -102,6 +123,9 @@ def _divided(metrics: dict[str, Array | Mean]) -> dict[str, Array]:
 
 
 def jit_step(step: StepFn, state: TrainState) -> StepFn:
-    """Compile a step for a state's shardings: the state is donated and comes back placed alike."""
+    """Compile a step for a state's shardings: the state is donated and comes back placed alike.
+
+    Arguments after the state are passed on. `state` may hold just shapes with shardings.
+    """
     shardings = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jlab.mixing import UNTIL_THE_END, Observation, aioli, released_settings
-from tests.mixing.worlds import World, walk
+from tests.mixing.worlds import World, walk, with_order
 
 SMALL = {"update_steps": 20, "sweeps": 2, "probe_steps": 2, "one_hot_factor": 0.75}
 UNEQUAL = World(np.array([[1.0, 0.2], [0.5, 0.3]]), rate=0.01)
@@ -58,13 +58,13 @@ def test_every_round_draws_a_new_order_of_probes():
 )
 def test_a_prior_trains_first_and_rounds_end_at_multiples_of_their_length(prior_steps, first_rest):
     mixer = aioli(**SMALL, prior=(0.9, 0.1), prior_steps=prior_steps)
-    _, path = run(mixer, 1 + 2 * 5)
+    _, path = run(mixer, 2 + 2 * 5)  # the prior, then a measurement before the first probe
     np.testing.assert_array_equal(path.plans.proportions[0], [0.9, 0.1])
     steps = path.plans.steps
-    assert (steps[0], steps[5], steps[10]) == (prior_steps, first_rest, 12)
+    assert (steps[0], steps[1], steps[6], steps[11]) == (prior_steps, 0, first_rest, 12)
     # The first step starts from uniform, not from the prior: one step of 0.2 moves it by < 0.05.
-    np.testing.assert_allclose(path.metrics["mixing/proportions"][4], [0.5, 0.5], atol=0.05)
-    np.testing.assert_array_equal(mixer.result(mixer.init(jax.random.key(0), 2)), [0.5, 0.5])
+    np.testing.assert_allclose(path.metrics["mixing/proportions"][5], [0.5, 0.5], atol=0.05)
+    np.testing.assert_array_equal(mixer.result(mixer.init(jax.random.key(0), 2)), [0.9, 0.1])
 
 
 def test_the_static_ablation_learns_once_and_keeps_to_it():
@@ -103,7 +103,7 @@ def test_the_solve_uses_the_proportions_that_were_drawn():
 
     for drawn in ([[7, 1], [3, 5]], [[6, 2], [0, 8]]):  # a round starts its count afresh
         state, _, losses = probe(state, losses, np.zeros(2))
-        state = state._replace(order=order)
+        state = with_order(state, order)
         for group in order:
             state, metrics, losses = probe(state, losses, np.array(drawn[group]))
         np.testing.assert_allclose(metrics["mixing/matrix"], A, atol=1e-13)  # losses near 9
@@ -112,7 +112,7 @@ def test_the_solve_uses_the_proportions_that_were_drawn():
 def test_an_objective_turns_the_mixture_to_the_losses_it_names():
     world = World(np.array([[2.0, 0.1], [0.3, 1.0]]), rate=0.01)
     one = run(aioli(**SMALL, objective=(0.0, 1.0)), 5, world)
-    A, used = one[0].matrix, one[1].metrics["mixing/matrix_used"][-1]
+    A, used = one[0].estimator.matrix, one[1].metrics["mixing/matrix_used"][-1]
     np.testing.assert_allclose(used, A[1:] / A[1:].sum(), rtol=1e-12)  # the row of the second loss
     assert one[1].metrics["mixing/proportions"][-1, 1] > 0.51
     # Equal weights are the plain sum over losses, when no normalisation is in the way.

@@ -8,7 +8,7 @@ import pytest
 from jlab.mixing import Mixer, Observation, aioli, matrix_similarity
 from jlab.mixing.similarity import cosine, spearman
 from tests.mixing.reference import arrays_of, cases, settings_of
-from tests.mixing.worlds import jit_in_haste
+from tests.mixing.worlds import jit_in_haste, with_order
 
 
 def mixer_of(case: str) -> Mixer:
@@ -38,25 +38,25 @@ def replay(mixer: Mixer, loss_log, order) -> tuple[list, int]:
     """The loop with given losses and probe order: metrics of each round, steps of the run."""
 
     @jit_in_haste
-    def follow(state, losses):
+    def follow(state, losses, total):
         plan = mixer.plan(state)
         counts = plan.proportions * plan.steps  # as requested: the stubs drew exactly that
-        seen = Observation(plan.steps, jnp.zeros(()), counts, losses)
-        state, metrics = mixer.update(state, seen)
-        return state, metrics, plan.steps, mixer.plan(state).steps
+        total = total + plan.steps
+        state, metrics = mixer.update(state, Observation(total, jnp.zeros(()), counts, losses))
+        return state, metrics, total, mixer.plan(state).steps
 
     state, rounds, total = mixer.init(jax.random.key(0), loss_log.shape[-1]), [], 0
+    if hasattr(state, "left"):  # the prior's plan, after which nothing is measured yet
+        state, _, total, _ = follow(state, jnp.asarray(loss_log)[0, 0], 0)
     for losses, probed in zip(jnp.asarray(loss_log), order, strict=True):
-        state, metrics, steps, rest = follow(state, losses[0])
-        total += int(steps)
-        state = state._replace(order=jnp.asarray(probed, jnp.int32))
+        state, metrics, total, rest = follow(state, losses[0], total)
+        state = with_order(state, probed)
         for after in losses[1:]:
             assert not metrics["mixing/round_learned"]
-            state, metrics, steps, rest = follow(state, after)
-            total += int(steps)
+            state, metrics, total, rest = follow(state, after, total)
         assert metrics["mixing/round_learned"]
         rounds.append(metrics)
-    return rounds, total + int(rest)
+    return rounds, int(total) + int(rest)
 
 
 @pytest.mark.golden

@@ -24,7 +24,7 @@ def cosine_to_the_truth(sweeps: int) -> np.ndarray:
     # A probe lowers loss i by 4 r A[i, j] (L_i - L_inf): the mean over the round is what is sought.
     room = np.asarray(path.losses - world.floor).mean(1)
     truth = ASYMMETRIC[None] * room[:, :, None]
-    found = np.asarray(state.matrix)
+    found = np.asarray(state.estimator.matrix)
     norms = np.linalg.norm(found, axis=(1, 2)) * np.linalg.norm(truth, axis=(1, 2))
     return (found * truth).sum((1, 2)) / norms
 

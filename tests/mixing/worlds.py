@@ -29,10 +29,24 @@ class Path(NamedTuple):
 
 def live(mixer: Mixer, world: World, plans: int, key: jax.Array) -> tuple[object, Path]:
     """Follow `plans` plans of a mixer through the world; pure, so that seeds are a vmap."""
-    carry = mixer.init(key, len(world.matrix)), jnp.full(len(world.matrix), world.start)
+    carry = beginning(mixer, world, key)
     keys = jax.random.split(key, plans)
-    (state, _), path = jax.lax.scan(partial(follow, mixer, world), carry, keys)
+    (state, *_), path = jax.lax.scan(partial(follow, mixer, world), carry, keys)
     return state, path
+
+
+def beginning(mixer: Mixer, world: World, key: jax.Array) -> tuple:
+    """State, losses and step before the first plan."""
+    m = len(world.matrix)
+    return mixer.init(key, m), jnp.full(m, world.start), jnp.int32(0)
+
+
+def with_order(state: object, order) -> object:
+    """A state whose current round probes the groups in another order."""
+    if hasattr(state, "second"):
+        return state._replace(second=with_order(state.second, order))
+    probes = state.estimator._replace(order=jnp.asarray(order, jnp.int32))
+    return state._replace(estimator=probes)
 
 
 def walk(mixer: Mixer, world: World, plans: int, order=None, seed: int = 0) -> tuple[object, Path]:
@@ -41,9 +55,9 @@ def walk(mixer: Mixer, world: World, plans: int, order=None, seed: int = 0) -> t
     `order` replaces the random order of the probes of the first round.
     """
     key = jax.random.key(seed)
-    carry = mixer.init(key, len(world.matrix)), jnp.full(len(world.matrix), world.start)
+    carry = beginning(mixer, world, key)
     if order is not None:
-        carry = carry[0]._replace(order=jnp.asarray(order, jnp.int32)), carry[1]
+        carry = with_order(carry[0], order), *carry[1:]
     steps = []
     for _ in range(plans):
         carry, step = follow(mixer, world, carry, key)
@@ -53,14 +67,14 @@ def walk(mixer: Mixer, world: World, plans: int, order=None, seed: int = 0) -> t
 
 def follow(mixer: Mixer, world: World, carry: tuple, key: jax.Array) -> tuple[tuple, Path]:
     """One plan: train on it, evaluate, update."""
-    state, losses = carry
+    state, losses, step = carry
     plan = mixer.plan(state)
+    step = step + plan.steps
     pull = world.rate * (world.matrix * plan.proportions[None, :]).sum(1)
     losses = world.floor + (losses - world.floor) * (1 - pull) ** plan.steps
     seen = losses
     if world.noise:
         seen = losses + world.noise * jax.random.normal(key, losses.shape)
     counts = 8 * plan.steps * plan.proportions
-    observation = Observation(plan.steps, jnp.zeros(()), counts, seen)
-    state, metrics = mixer.update(state, observation)
-    return (state, losses), Path(losses, plan, metrics)
+    state, metrics = mixer.update(state, Observation(step, jnp.zeros(()), counts, seen, seen))
+    return (state, losses, step), Path(losses, plan, metrics)

@@ -1,0 +1,87 @@
+"""Methods that learn from finished runs: fit a law to (proportions, losses), minimise, train on it.
+
+The estimator is regression over runs, the solver direct minimisation; what differs is the law.
+Source: Chen et al., "Aioli", ICLR 2025, Section 3.2 and Table 2 (arXiv 2411.05735).
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from jlab.mixing.fit_law import check_runs, fit_linear_law, fit_log_linear_law
+from jlab.mixing.fixed import static
+from jlab.mixing.regressor import fit_regressor
+from jlab.training.mixer import Mixer
+
+Bound = float | Float[np.ndarray, "m"]
+
+
+def grid_search(p: Float[np.ndarray, "n m"], loss: Float[np.ndarray, "n k"]) -> Mixer:
+    """The run with the lowest mean loss; no law at all.
+
+    Raises:
+        ValueError: a table with a missing loss or with rows off the simplex.
+    """
+    p, loss = check_runs(p, loss)
+    return _static(p[loss.mean(1).argmin()])
+
+
+def dml(
+    p: Float[np.ndarray, "n m"],
+    loss: Float[np.ndarray, "n k"],
+    *,
+    floor: Bound = 0.0,
+    cap: Bound = 1.0,
+    **fit: object,
+) -> Mixer:
+    """Data mixing laws: the minimum of a log-linear law, L_i(p) = c_i + exp(-(A p)_i).
+
+    Args:
+        p: proportions of the runs.
+        loss: their losses, or how far the losses moved; in nats.
+        floor: least share of a group.
+        cap: greatest share of a group.
+        **fit: options of `fit_log_linear_law`.
+
+    Raises:
+        ValueError: a table that cannot be fitted; names what is wrong with it.
+
+    Source: Ye et al., "Data Mixing Laws", ICLR 2025 (arXiv 2403.16952).
+    """
+    return _static(fit_log_linear_law(p, loss, **fit).minimize(floor=floor, cap=cap))
+
+
+def regmix(
+    p: Float[np.ndarray, "n m"],
+    loss: Float[np.ndarray, "n k"],
+    *,
+    regressor: str = "lightgbm",
+    floor: Bound = 0.0,
+    cap: Bound = 1.0,
+    **fit: object,
+) -> Mixer:
+    """RegMix: regress the losses on the proportions, then average the best predicted mixtures.
+
+    Args:
+        p: proportions of many small runs.
+        loss: their losses in nats.
+        regressor: `lightgbm` (extra `[regmix]`), or `linear`, which needs few runs.
+        floor: least share of a group.
+        cap: greatest share of a group.
+        **fit: options of `fit_regressor`, or of `fit_linear_law`.
+
+    Raises:
+        ValueError: a table that cannot be fitted, or another regressor.
+        ImportError: lightgbm is not installed; names the extra.
+
+    Source: Liu et al., "RegMix", ICLR 2025 (arXiv 2407.01492).
+    """
+    if regressor == "lightgbm":
+        return _static(fit_regressor(p, loss, **fit).minimize(floor=floor, cap=cap))
+    if regressor != "linear":
+        raise ValueError(f"regressor must be lightgbm or linear; got {regressor!r}")
+    raise NotImplementedError(fit_linear_law)
+
+
+def _static(proportions: Float[np.ndarray, "m"]) -> Mixer:
+    proportions = np.maximum(np.asarray(proportions, np.float64), 0)
+    return static(proportions / proportions.sum())
