@@ -105,7 +105,7 @@ def bad_mixture(config: Config, names: tuple[str, ...]) -> np.ndarray:
     return mixture
 
 
-def runs_per_seed(config: Config) -> int:
+def runs_per_seed(config: Config, groups: Groups) -> int:
     """Training runs that one seed takes."""
     return len(ARMS)
 

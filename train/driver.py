@@ -92,8 +92,8 @@ def dry_run(recipe: ModuleType, config: Any) -> int:
 
     use_compilation_cache()
     start_hosts(config.mesh)
-    recipe.prepare(config, tell_stages())
-    cost = estimate(config.language_model(), runs=recipe.runs_per_seed(config))
+    inputs = recipe.prepare(config, tell_stages())
+    cost = estimate(config.language_model(), runs=recipe.runs_per_seed(config, inputs))
     print(json.dumps({"config": to_dict(config), "cost": cost}, indent=1))
     return 0
 

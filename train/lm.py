@@ -43,7 +43,7 @@ def run(config: Config, groups: Groups, out: Run, resume_command: str) -> dict:
     return test_summary(trained, config.test_windows)
 
 
-def runs_per_seed(config: Config) -> int:
+def runs_per_seed(config: Config, groups: Groups) -> int:
     """Training runs that one seed takes."""
     return 1
 

@@ -13,12 +13,15 @@ bounds: projection and minimisation.
 
 from jlab.stats.bootstrap import bootstrap, percentile_interval, resample
 from jlab.stats.fit import Fit, multistart_fit
+from jlab.stats.interval import Interval, mean_interval
 from jlab.stats.simplex import check_bounds, minimize_on_simplex, project_simplex
 
 __all__ = [
     "Fit",
+    "Interval",
     "bootstrap",
     "check_bounds",
+    "mean_interval",
     "minimize_on_simplex",
     "multistart_fit",
     "percentile_interval",
