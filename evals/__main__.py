@@ -6,6 +6,7 @@ from jlab.cli import choose, guarded, listing, load, parse_config
 
 EVALS = {
     "perplexity": "perplexity and bits per byte of every group, for a run folder",
+    "mixing_laws": "mixing laws fitted to a table of runs, judged, and their best mixture",
 }
 
 

@@ -27,6 +27,7 @@ from jlab.mixing.aioli import aioli
 from jlab.mixing.aioli_config import AioliConfig, released_settings
 from jlab.mixing.bandit import bandit
 from jlab.mixing.compose import Estimator, OnlineState, Solver, linear, log_linear, online
+from jlab.mixing.cover import dirichlet_samples, repetition_caps, simplex_cover
 from jlab.mixing.doge import doge
 from jlab.mixing.doremi import doremi
 from jlab.mixing.egd import exponentiated_gradient
@@ -39,6 +40,7 @@ from jlab.mixing.handover import handover
 from jlab.mixing.law import LinearLaw, LogLinearLaw
 from jlab.mixing.learn_params import estimate_matrix
 from jlab.mixing.odm import odm
+from jlab.mixing.offline import dml, grid_search, regmix
 from jlab.mixing.probes import interleaved_probes
 from jlab.mixing.similarity import matrix_similarity
 from jlab.mixing.skillit import skillit, skillit_static
@@ -59,6 +61,8 @@ __all__ = [
     "aioli",
     "bandit",
     "direct_solver",
+    "dirichlet_samples",
+    "dml",
     "doge",
     "doremi",
     "estimate_matrix",
@@ -68,6 +72,7 @@ __all__ = [
     "fit_linear_law",
     "fit_log_linear_law",
     "gradient_products",
+    "grid_search",
     "handover",
     "interleaved_probes",
     "learn_graph",
@@ -76,8 +81,11 @@ __all__ = [
     "matrix_similarity",
     "odm",
     "online",
+    "regmix",
     "released_settings",
+    "repetition_caps",
     "schedule",
+    "simplex_cover",
     "skillit",
     "skillit_static",
     "static",

@@ -53,23 +53,21 @@ def simplex_cover(samples: Float[np.ndarray, "N m"], n: int) -> Float[np.ndarray
         raise ValueError(f"samples must be finite, [points, groups]; got shape {samples.shape}")
     if not 1 <= n <= len(samples):
         raise ValueError(f"n must lie in [1, {len(samples)}], the number of samples; got {n}")
-    count = len(samples)
-    merges = count - n
+    count, merges = len(samples), len(samples) - n
     points = np.concatenate([samples, np.zeros((merges, samples.shape[1]))])
-    # Row i holds the distances to later points only; merged points are infinitely far away.
+    # Row i holds the distances to later points; a merged point is infinitely far from all.
     apart = np.full((len(points), len(points)), np.inf)
     for i in range(count):
         apart[i, i + 1 : count] = _distances(points[i + 1 : count], points[i])
-    nearest = apart.argmin(1)
-    gap = apart.min(1)
+    nearest, gap = apart.argmin(1), apart.min(1)
     alive = np.arange(len(points)) < count
-    for new in range(count, count + merges):
-        pair = int(gap.argmin())  # the first of equals, as in row-major order
-        pair = [pair, int(nearest[pair])]
+    for new in range(count, len(points)):
+        first = gap.argmin()  # the first of equals, as in row-major order
+        second = nearest[first]
+        pair = [first, second]
         points[new] = points[pair].mean(0)
-        alive[pair] = False
-        apart[pair, :], apart[:, pair], gap[pair] = np.inf, np.inf, np.inf
-        for i in np.flatnonzero(alive & np.isin(nearest, pair)):
+        alive[pair], gap[pair], apart[:, pair] = False, np.inf, np.inf
+        for i in np.flatnonzero(alive & ((nearest == first) | (nearest == second))):
             nearest[i] = apart[i].argmin()
             gap[i] = apart[i, nearest[i]]
         rows = np.flatnonzero(alive)

@@ -7,8 +7,9 @@ Source: Chen et al., "Aioli", ICLR 2025, Section 3.2 and Table 2 (arXiv 2411.057
 import numpy as np
 from jaxtyping import Float
 
-from jlab.mixing.fit_law import check_runs, fit_linear_law, fit_log_linear_law
+from jlab.mixing.fit_law import fit_linear_law, fit_log_linear_law
 from jlab.mixing.fixed import static
+from jlab.mixing.law_runs import check_runs
 from jlab.mixing.regressor import fit_regressor
 from jlab.training.mixer import Mixer
 

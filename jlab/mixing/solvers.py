@@ -64,7 +64,9 @@ def exponentiated_gradient_solver(
 
     def init(m: int) -> GradientState:
         _check_bounds(floor, cap, m)
-        return GradientState(jnp.full(m, -math.log(m), jnp.result_type(float)), jnp.zeros((), jnp.int32))
+        return GradientState(
+            jnp.full(m, -math.log(m), jnp.result_type(float)), jnp.zeros((), jnp.int32)
+        )
 
     def update(state: GradientState, law: Law) -> GradientState:
         log_p = state.log_proportions

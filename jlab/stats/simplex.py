@@ -21,7 +21,7 @@ Objective = Callable[[Float[Array, "m"]], Float[Array, ""]]
 
 MAX_STEPS = 1000  # of one descent; well-conditioned problems need 10 to 50
 MEMORY = 8  # recent values: a step must go below the largest of them
-MAX_SPACING = 1e12  # of the Barzilai-Borwein step, where the function is flat or linear
+FARTHEST = 1e4  # that a step aims before it is projected: where f is linear, a corner
 
 
 def project_simplex(
@@ -39,6 +39,7 @@ def project_simplex(
         Array([0.6, 0.4, 0. ], dtype=float32)
     """
     floor, cap = _bounds(floor, cap, x)
+    x = x - x.max()  # changes nothing but the shift; numbers near 0 are finer
     # The sum of the clipped entries falls as the shift grows, linearly between two corners.
     corners = jnp.concatenate([x - floor, x - cap])
     sums = jnp.clip(x[None, :] - corners[:, None], floor[None, :], cap[None, :]).sum(1)
@@ -50,8 +51,10 @@ def project_simplex(
     # Sums of what the free entries must give up, not differences of large sums: x may be far off.
     fixed = jnp.where(at_floor, floor, jnp.where(at_cap, cap, 0)).sum()
     surplus = jnp.where(free, x - middle, 0).sum() + fixed - 1
-    shift = middle + surplus / jnp.maximum(free.sum(dtype=x.dtype), 1)
-    return jnp.clip(x - shift, floor, cap)
+    count = jnp.maximum(free.sum(dtype=x.dtype), 1)
+    p = jnp.clip(x - (middle + surplus / count), floor, cap)
+    # Where x is large its rounding is what is missing to 1.
+    return jnp.clip(p + jnp.where(free, (1 - p.sum()) / count, 0), floor, cap)
 
 
 def minimize_on_simplex(
@@ -79,7 +82,8 @@ def minimize_on_simplex(
     starts = jnp.concatenate([jnp.full((1, m), 1 / m), jnp.eye(m)])
     floor, cap = _bounds(floor, cap, starts[0])
     ends, values = jax.vmap(lambda x: _descend(f, x, floor, cap))(starts)
-    return ends[jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))]
+    best = ends[jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))]
+    return jnp.clip(best, floor, cap)  # a step along a bound rounds
 
 
 def check_bounds(floor, cap, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,28 +131,30 @@ def _bounds(floor, cap, like):
 
 def _descend(f: Objective, start, floor, cap):
     """One spectral projected gradient descent: its best point and value."""
-    value_and_gradient = jax.value_and_grad(f)
+    smallest = jnp.finfo(start.dtype).eps
+
+    def value_and_slope(x):
+        value, gradient = jax.value_and_grad(f)(x)
+        return value, gradient - gradient.mean()  # along the simplex only differences count
 
     def project(x):
         return project_simplex(x, floor, cap)
 
-    def first_spacing(gradient):
-        spread = jnp.max(jnp.abs(gradient - gradient.mean()))
-        return jnp.where(spread > 0, 1 / jnp.where(spread > 0, spread, 1), 1)
+    def reach(gradient, distance):
+        """The spacing at which a step aims that far."""
+        steepest = jnp.abs(gradient).max()
+        return distance / jnp.where(steepest > 0, steepest, 1)
 
     def body(state: _Descent) -> _Descent:
         direction = project(state.x - state.spacing * state.gradient) - state.x
         slope = (state.gradient * direction).sum()
         x, moved = _line_search(f, state.x, direction, slope, state.recent.max())
-        value, gradient = value_and_gradient(x)
+        value, gradient = value_and_slope(x)
         step, turn = x - state.x, gradient - state.gradient
         bend = (step * turn).sum()
-        spacing = jnp.where(
-            bend > 0, (step * step).sum() / jnp.where(bend > 0, bend, 1), MAX_SPACING
-        )
-        spacing = jnp.clip(spacing, 1 / MAX_SPACING, MAX_SPACING)
+        spacing = jnp.where(bend > 0, (step * step).sum() / jnp.where(bend > 0, bend, 1), jnp.inf)
         # Stationary: a step of the natural length leads back to where it began.
-        rest = jnp.abs(project(x - first_spacing(gradient) * gradient) - x).max()
+        rest = jnp.abs(project(x - reach(gradient, 1.0) * gradient) - x).max()
         better = value < state.best
         return _Descent(
             x=x,
@@ -156,16 +162,16 @@ def _descend(f: Objective, start, floor, cap):
             recent=jnp.concatenate([value[None], state.recent[:-1]]),
             best_x=jnp.where(better, x, state.best_x),
             best=jnp.where(better, value, state.best),
-            spacing=spacing,
+            spacing=jnp.clip(spacing, reach(gradient, smallest), reach(gradient, FARTHEST)),
             steps=state.steps + 1,
-            done=~moved | (rest <= 4 * jnp.finfo(x.dtype).eps),
+            done=~moved | (rest <= 4 * smallest),
         )
 
     x = project(start)
-    value, gradient = value_and_gradient(x)
+    value, gradient = value_and_slope(x)
     recent = jnp.full(MEMORY, -jnp.inf, value.dtype).at[0].set(value)
     first = _Descent(
-        x, gradient, recent, x, value, first_spacing(gradient), jnp.zeros((), jnp.int32), False
+        x, gradient, recent, x, value, reach(gradient, 1.0), jnp.zeros((), jnp.int32), False
     )
     end = jax.lax.while_loop(lambda s: ~s.done & (s.steps < MAX_STEPS), body, first)
     return end.best_x, end.best

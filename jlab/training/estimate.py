@@ -11,12 +11,12 @@ from jlab.training.optim import make_optimizer
 from jlab.training.step import jit_step, make_train_step
 
 
-def estimate(config: LanguageModelConfig, runs: int = 1) -> dict:
+def estimate(config: LanguageModelConfig, runs: float = 1) -> dict:
     """Parameters, tokens, FLOPs, memory and time, from the compiled step and three timed ones.
 
     Args:
       config: of the run.
-      runs: training runs of this config that the whole job takes.
+      runs: training runs of this config that the whole job takes; shorter ones count in part.
     """
     import time
 
@@ -39,8 +39,8 @@ def estimate(config: LanguageModelConfig, runs: int = 1) -> dict:
     per_token = 3 * flops_per_token(config.model, config.data.length)
     return {
         "parameters": count_params(config.model),
-        "tokens": runs * tokens,
-        "train_flops": runs * tokens * per_token,
+        "tokens": round(runs * tokens),
+        "train_flops": round(runs * tokens) * per_token,
         "peak_bytes_per_device": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
         "step_seconds": min(seconds[1:]),
         "train_seconds": runs * config.loop.steps * min(seconds[1:]),

@@ -1,6 +1,7 @@
 """The language-model loss, and its evaluation per group."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -102,10 +103,11 @@ def make_evaluate(
     return evaluate
 
 
+@lru_cache(maxsize=8)
 def make_row_sums(config: TransformerConfig, mesh: Mesh) -> Callable:
     """Build `(params, batch) -> (nats[b], tokens[b])`: loss and number of targets of each row.
 
-    Compiled; the results are whole on every process.
+    Compiled, once for all evaluations of a process; the results are whole on every process.
     """
 
     def row_sums(params: PyTree, batch: Batch):

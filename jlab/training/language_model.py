@@ -99,6 +99,13 @@ def train_language_model(
     return Trained(config, groups, mesh, state.train.params, np.asarray(mixture, np.float64))
 
 
+def initial_model(config: LanguageModelConfig, groups: Groups) -> Trained:
+    """The model of a run before its first step."""
+    config = with_vocabulary(config, groups)
+    mesh = make_mesh(config.mesh)
+    return Trained(config, groups, mesh, init_train_state(config, mesh, len(groups.names)).params)
+
+
 def restore_language_model(folder: Path, cache_dir: str | None = None) -> Trained:
     """The newest undamaged checkpoint of a run, with its data.
 

@@ -50,20 +50,26 @@ def mixture_plots(out, arms: dict[str, list[dict]], names: Sequence[str]) -> Non
       arms: logged rows by the label of the run they came from.
       names: of the groups.
     """
-    with figure(len(arms), size=(4.0, 3.0), sharey=True) as (made, axes):
-        for axis, (label, rows) in zip(axes[0], arms.items(), strict=True):
+    columns = min(len(arms), 5)
+    lines = -(-len(arms) // columns)
+    with figure(columns, lines, size=(3.6, 3.0), sharey=True) as (made, axes):
+        for axis, (label, rows) in zip(axes.flat, arms.items(), strict=False):
             _proportions(axis, rows, names)
             axis.set(title=label, xlabel="step")
-        axes[0, 0].set_ylabel("proportion (thin: drawn, with probes)")
-        axes[0, -1].legend(fontsize=8)
+        for axis in axes.flat[len(arms) :]:
+            axis.set_axis_off()
+        for row in axes:
+            row[0].set_ylabel("proportion (thin: drawn)")
+        made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         out.plot("proportions", made)
     with figure(len(names), size=(3.2, 3.0)) as (made, axes):
         for axis, name in zip(axes[0], names, strict=True):
-            for label, rows in arms.items():
-                axis.plot(*series(rows, f"eval/loss/{name}"), label=label, lw=1.2)
+            for place, (label, rows) in enumerate(arms.items()):
+                style = {"ls": "-" if place < len(COLORS) else "--"}
+                axis.plot(*series(rows, f"eval/loss/{name}"), label=label, lw=1.2, **style)
             axis.set(title=name, xlabel="step")
         axes[0, 0].set_ylabel("validation loss (nats)")
-        axes[0, -1].legend(fontsize=7)
+        made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         out.plot("loss_by_group", made)
     learned = [rows for rows in arms.values() if any("mixing/matrix" in row for row in rows)]
     if learned:  # one picture: of the first run that has a matrix
