@@ -36,6 +36,7 @@ bench: install
 	$(PY) -m benchmarks.train_step
 	$(PY) -m benchmarks.loader
 	$(PY) -m benchmarks.mixing_overhead
+	$(PY) -m benchmarks.mixing
 
 clean:
 	rm -rf $(VENV)

@@ -18,6 +18,7 @@ from jlab.data.batch import Batch
 from jlab.data.pack import Packed, make_batch
 
 _PLANNED = 256  # steps planned and prefetched as one pipeline; bounds the wait for the first batch
+_DIRECT = 2  # steps up to this many are read at once: starting a pipeline takes a millisecond
 
 
 class LoaderState(NamedTuple):
@@ -98,6 +99,9 @@ class MixtureLoader:
         for first in range(0, steps, _PLANNED):
             plans = self._plans(state, proportions, min(_PLANNED, steps - first))
             state = plans[-1].after
+            if len(plans) <= _DIRECT:
+                yield from ((self._read(plan, rows), plan.after) for plan in plans)
+                continue
             reads = grain.MapDataset.range(len(plans)).map(
                 lambda step, plans=plans: self._read(plans[step], rows)
             )
