@@ -15,7 +15,7 @@ from jlab.training.language_model import LanguageModelConfig, check_fit, train_l
 from jlab.training.plots import mixture_plots
 from jlab.training.report import markdown_table, mean_and_spread, skipped_note, test_summary
 from jlab.training.run import Run
-from train.mixtures import MixtureConfig, check_objective, make_mixer
+from train.mixtures import MixtureConfig, check_objective, load_reference, make_mixer
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,16 @@ def prepare(config: Config, tell: Progress) -> Groups:
 
 def run(config: Config, groups: Groups, out: Run, resume_command: str) -> dict:
     """Train, then measure every group's test split."""
-    mixer = make_mixer(config.mixture)
-    trained = train_language_model(config.language_model(), mixer, out, groups, resume_command)
-    return test_summary(trained, config.test_windows)
+    trained = train_language_model(
+        config.language_model(),
+        make_mixer(config.mixture),
+        out,
+        groups,
+        resume_command,
+        load_reference(config.mixture),
+    )
+    mixture = trained.mixture.tolist()
+    return {**test_summary(trained, config.test_windows), "mixture": mixture}
 
 
 def runs_per_seed(config: Config, groups: Groups) -> int:
@@ -58,18 +65,13 @@ def report(config: Config, parts: dict[int, Run], out: Run) -> str:
     mixture_plots(out, arms, names)
     if not done:
         return "Stopped before the end; the plots show the run so far.\n"
+    columns = {"perplexity": "perplexity", "bits per byte": "bits_per_byte", "mixture": "mixture"}
     rows = [
-        [
-            name,
-            *(
-                mean_and_spread([s[key][i] for s in done])
-                for key in ("perplexity", "bits_per_byte")
-            ),
-        ]
+        [name, *(mean_and_spread([seed[key][i] for seed in done]) for key in columns.values())]
         for i, name in enumerate(names)
     ]
     average = [np.mean(summary["perplexity"]) for summary in done]
-    rows.append(["average", mean_and_spread(average), ""])
+    rows.append(["average", mean_and_spread(average), "", ""])
     title = f"Test split after {config.loop.steps} steps, {len(done)} seed(s)\n\n"
-    table = markdown_table(["group", "perplexity", "bits per byte"], rows)
+    table = markdown_table(["group", *columns], rows)
     return title + table + skipped_note(arms.values())

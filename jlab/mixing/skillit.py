@@ -21,8 +21,8 @@ Graph = Sequence[Sequence[float]] | np.ndarray
 
 def skillit(
     graph: Graph | None = None,
-    *,
     learning_rate: float = 0.2,
+    *,
     window: int = 3,
     update_steps: int = 500,
     evaluate_every: int | None = None,
