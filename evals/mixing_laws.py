@@ -5,17 +5,16 @@ npz with the matrices `p` and `loss`. Every law is fitted, scored on the runs an
 and asked for its best mixture, with bootstrap intervals; tables and plots go to a folder.
 """
 
-import contextlib
-import itertools
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from jlab.cli import UsageError, read_json, run_numbers
+from jlab.cli import UsageError, claim_number, read_json
 
 SUBJECT = "data"
+RUNS = Path("runs/mixing_laws")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def run(config: Config) -> int:
         return 0
     use_compilation_cache()
     studies = {name: _study(name, config, inputs) for name in config.laws}
-    out = Run(Path(config.out) if config.out else _new_folder(Path("runs/mixing_laws")))
+    out = Run(Path(config.out) if config.out else RUNS / f"{claim_number(RUNS):03d}")
     out.write_config({**record, "environment": environment()})
     _write(out, config, studies, inputs)
     out.say(f"results in {out.path}")
@@ -155,16 +154,6 @@ def _is_done(folder: Path, record: dict) -> bool:
     if other:
         raise UsageError(f"out: {folder} has other results (there and now): {'; '.join(other)}")
     return (folder / "summary.md").is_file()  # written last
-
-
-def _new_folder(root: Path) -> Path:
-    """Make the next number below `root`."""
-    root.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count((run_numbers(root) or [0])[-1] + 1):
-        with contextlib.suppress(FileExistsError):  # another command has just started
-            (root / f"{number:03d}").mkdir()
-            break
-    return root / f"{number:03d}"
 
 
 def _say(text: str) -> None:

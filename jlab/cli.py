@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import itertools
 import json
 import os
 import re
@@ -211,6 +212,22 @@ def read_json(path: Path) -> dict:
 def run_numbers(root: Path) -> list[int]:
     """Numbers of the run folders below `runs/NAME`, ascending."""
     return sorted(int(p.name) for p in root.glob("[0-9]*") if p.name.isdigit() and p.is_dir())
+
+
+def claim_number(root: Path) -> int:
+    """Make the next number below `root`, whoever else does so at the same time.
+
+    Raises:
+      UsageError: the folder cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count((run_numbers(root) or [0])[-1] + 1):
+            with contextlib.suppress(FileExistsError):  # another run has just started
+                (root / f"{number:03d}").mkdir()
+                return number
+    except OSError as error:
+        raise UsageError(f"--runs-dir: cannot write in {root}: {error.strerror}") from None
 
 
 def load(module: str) -> Any:

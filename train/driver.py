@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import itertools
 import json
 import logging
 import shlex
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jlab.cli import FAILED, UsageError, fail, read_json, run_numbers
+from jlab.cli import FAILED, UsageError, claim_number, fail, read_json
 from jlab.training.config import differences, to_dict
 from jlab.training.devices import CompileMeter, environment, use_compilation_cache
 from jlab.training.loop import NonFiniteLoss
@@ -124,20 +123,9 @@ def _check_same_config(record: dict, folder: Path) -> None:
 
 def _new_folder(root: Path) -> Path:
     """Make the next number below `root`; the same one on every process of the job."""
-    number = _claimed_number(root) if jax.process_index() == 0 else 0
+    number = claim_number(root) if jax.process_index() == 0 else 0
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
     return root / f"{number:03d}"
-
-
-def _claimed_number(root: Path) -> int:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count((run_numbers(root) or [0])[-1] + 1):
-            with contextlib.suppress(FileExistsError):  # another run has just started
-                (root / f"{number:03d}").mkdir()
-                return number
-    except OSError as error:
-        raise UsageError(f"--runs-dir: cannot write in {root}: {error.strerror}") from None

@@ -21,6 +21,7 @@ from jlab.mixing.law_runs import check_enough_runs, check_runs
 from jlab.stats import multistart_fit
 
 GRID = 12  # floors tried without jitter of the slopes
+TINY = 1e-300  # keeps the slope of a square root finite where exponentials underflow
 NEAREST, FARTHEST = 0.01, 30.0  # of the floor below the smallest loss, in ranges of the losses
 
 
@@ -98,7 +99,8 @@ def fit_log_linear_law(
         p: proportions of the runs; rows sum to 1 within 0.005 and are used as given.
         loss: what was measured, final losses or their change.
         huber: delta of the Huber loss; None for least squares.
-        ridge: weight of sum_j (A[i, j] - mean_j A[i, j])^2 beside the sum of squares.
+        ridge: weight of sum_j (dL_i/dp_j - mean_j)^2 beside the sum of squares, the mean over the
+            runs: the same as for a linear law.
         starts: how many per loss, or a law to start from.
         joint: one problem for all losses with free scales, as Ye et al. fit it, from their start
             (scale and floor 1, A = 1) beside ours; the answer keeps its scales. Without an error
@@ -149,15 +151,19 @@ def _linear_residuals(
 def _log_linear_residuals(params, p, loss, spread) -> Float[Array, "n+m"]:
     """Params: the floor, then the slopes -A."""
     floor, slopes = params[0], params[1:]
-    return jnp.concatenate([floor + jnp.exp(_dot(p, slopes)) - loss, _dot(spread, slopes)])
+    height = jnp.exp(_dot(p, slopes))
+    # In the exponent alone a ridge could be dodged: ever higher, ever flatter exponentials.
+    shrunk = _dot(spread, slopes) * jnp.sqrt(jnp.mean(height**2) + TINY)
+    return jnp.concatenate([floor + height - loss, shrunk])
 
 
 def _joint_residuals(params, p, loss, spread) -> Float[Array, "k*(n+m)"]:
     """Params: per loss its scale, its floor and its slopes."""
     scale, floor, slopes = jnp.split(params.reshape(loss.shape[1], -1), [1, 2], axis=1)
-    predicted = floor.T + scale.T * jnp.exp((p[:, None, :] * slopes[None, :, :]).sum(2))
+    height = scale.T * jnp.exp((p[:, None, :] * slopes[None, :, :]).sum(2))
     shrunk = (spread[:, None, :] * slopes[None, :, :]).sum(2)
-    return jnp.concatenate([predicted - loss, shrunk]).ravel()
+    shrunk = shrunk * jnp.sqrt(jnp.mean(height**2, axis=0, keepdims=True) + TINY)
+    return jnp.concatenate([floor.T + height - loss, shrunk]).ravel()
 
 
 def _fit_jointly(p, loss, begins, huber, spread) -> LogLinearLaw:

@@ -37,7 +37,7 @@ def test_a_cover_lies_on_the_simplex_and_spreads_further_than_draws():
         apart = np.linalg.norm(points[:, None, :] - points[None, :, :], axis=-1)
         return (apart + 10 * np.eye(len(points))).min()
 
-    assert closest(cover) > 3 * closest(samples[:9])
+    assert closest(cover) > 1.5 * closest(samples[:9])
 
 
 def test_caps_by_hand():
