@@ -9,8 +9,8 @@ PRESETS = {
     "aioli": (
         "mixture learned by Aioli from a bad start, against its controls (about 5 min on 2 cores)"
     ),
+    "lm": "one language model on one mixture of groups; --size picks tiny, demo, 10M, 160M or 1B",
     "mixing_compare": (
         "every mixing method side by side, extra runs counted, four seeds (about 20 min on 2 cores)"
     ),
-    "lm": "one language model on one mixture of groups; --size picks tiny, demo, 10M, 160M or 1B",
 }

@@ -10,7 +10,7 @@ from train import mixing_compare as RECIPE
 _FROM_AIOLI = AIOLI_SIZES["demo"].language_model()
 _STUDY = RECIPE.Config(
     **vars(_FROM_AIOLI)
-    | {"loop": LoopConfig(steps=300, log_every=20, eval_every=100, checkpoint_every=100)},
+    | {"loop": LoopConfig(steps=300, log_every=10, eval_every=50, checkpoint_every=100)},
     aioli=AioliConfig(
         update_steps=60, sweeps=2, probe_steps=2, learning_rate=0.5, one_hot_factor=0.4375
     ),

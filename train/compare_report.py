@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jlab.stats import Interval, mean_interval
-from jlab.training.plots import COLORS, figure, mixture_plots
+from jlab.training.plots import COLORS, figure, loss_plot, matrix_plot, proportions_plot
 from jlab.training.report import markdown_table, mean_and_spread
 from jlab.training.run import Run
 from train.compare_methods import METHODS
@@ -65,10 +65,24 @@ def at_equal_length(config: Any, done: Sequence[dict], name: str) -> Interval:
     return mean_interval(averages(done, name) - longer)
 
 
-def compare_plots(out: Run, started: dict[str, Run], done: Sequence[dict]) -> None:
-    """Plots of the first seed's runs, and of the differences once a seed is done."""
+def compare_plots(
+    out: Run, started: dict[str, Run], proxies: dict[str, Run], done: Sequence[dict]
+) -> None:
+    """Plots of the first seed's runs, and of the differences once a seed is done.
+
+    Args:
+      out: the folder of the comparison.
+      started: final runs by title.
+      proxies: runs that learn proportions for others, whose weights are shown too.
+      done: the result of each seed that is done.
+    """
     names = next(iter(started.values())).groups()
-    mixture_plots(out, {title: part.rows() for title, part in started.items()}, names)
+    arms = {title: part.rows() for title, part in started.items()}
+    proxies = {title: part.rows() for title, part in proxies.items() if part.started()}
+    proportions_plot(out, {**arms, **proxies}, names)
+    loss_plot(out, arms, names)
+    if "Aioli" in arms:
+        matrix_plot(out, arms["Aioli"], names)
     if done:
         _difference_plot(out, done)
         _mixture_plot(out, done)

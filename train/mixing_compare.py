@@ -157,7 +157,9 @@ def report(config: Config, parts: dict[int, Run], out: Run) -> str:
     if not started:
         return "Nothing was trained.\n"
     done = [part.result() for part in parts.values() if part.result()]
-    compare_plots(out, started, done)
+    proxies = {"DoReMi, proxy": "doremi-proxy", "DoGE, proxy": "doge-proxy"}
+    proxies = {title: first.child(folder) for title, folder in proxies.items()}
+    compare_plots(out, started, proxies, done)
     if not done:
         return "Stopped before the end of the first seed; the plots show the runs so far.\n"
     return compare_text(config, done)

@@ -50,7 +50,16 @@ def mixture_plots(out, arms: dict[str, list[dict]], names: Sequence[str]) -> Non
       arms: logged rows by the label of the run they came from.
       names: of the groups.
     """
-    columns = min(len(arms), 5)
+    proportions_plot(out, arms, names)
+    loss_plot(out, arms, names)
+    learned = [rows for rows in arms.values() if any("mixing/matrix" in row for row in rows)]
+    if learned:  # one picture: of the first run that has a matrix
+        matrix_plot(out, learned[0], names)
+
+
+def proportions_plot(out, arms: dict[str, list[dict]], names: Sequence[str]) -> None:
+    """`proportions.png`: one panel per run, one line per group."""
+    columns = min(len(arms), 4)
     lines = -(-len(arms) // columns)
     with figure(columns, lines, size=(3.6, 3.0), sharey=True) as (made, axes):
         for axis, (label, rows) in zip(axes.flat, arms.items(), strict=False):
@@ -62,6 +71,10 @@ def mixture_plots(out, arms: dict[str, list[dict]], names: Sequence[str]) -> Non
             row[0].set_ylabel("proportion (thin: drawn)")
         made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         out.plot("proportions", made)
+
+
+def loss_plot(out, arms: dict[str, list[dict]], names: Sequence[str]) -> None:
+    """`loss_by_group.png`: one panel per group, one line per run."""
     with figure(len(names), size=(3.2, 3.0)) as (made, axes):
         for axis, name in zip(axes[0], names, strict=True):
             for place, (label, rows) in enumerate(arms.items()):
@@ -71,9 +84,6 @@ def mixture_plots(out, arms: dict[str, list[dict]], names: Sequence[str]) -> Non
         axes[0, 0].set_ylabel("validation loss (nats)")
         made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         out.plot("loss_by_group", made)
-    learned = [rows for rows in arms.values() if any("mixing/matrix" in row for row in rows)]
-    if learned:  # one picture: of the first run that has a matrix
-        matrix_plot(out, learned[0], names)
 
 
 def matrix_plot(out, rows: list[dict], names: Sequence[str]) -> None:
@@ -111,7 +121,9 @@ def _proportions(axis, rows: list[dict], names: Sequence[str]) -> None:
     plans = [row for row in rows if "plan" in row and row["step"] < end]  # the last is not drawn
     learns = any("mixing/matrix" in row for row in rows)
     learned = [row["step"] for row in rows if row.get("mixing/round_learned")]
-    settled = [row for row in plans if not learns or (learned and row["step"] >= learned[0])]
+    # Plans say what the method stands at, and so do the steps of one that lives in the step.
+    stands = [row for row in rows if "mixture" in row and row["step"] < end]
+    settled = [row for row in stands if not learns or (learned and row["step"] >= learned[0])]
     for i, name in enumerate(names):
         color = COLORS[i % len(COLORS)]
         drawn = [(row["step"], row["plan"]["proportions"][i]) for row in plans]

@@ -14,12 +14,18 @@ from configs.lm import SIZES
 from jlab.training.config import to_dict
 
 LM, AIOLI = "train lm --size tiny", "train aioli --size tiny"
+COMPARE = "train mixing_compare --size tiny"
 STATIC = f"{LM} --mixture.method static --mixture.proportions"
 SCHEDULE = f"{LM} --mixture.method schedule --mixture.schedule"
 
 NAMES = [
     ("an unknown preset", "train lmm", "'lmm'", "nearest: lm"),
-    ("a flag in the preset's place", "train --size tiny", "'--size'", "known: aioli, lm"),
+    (
+        "a flag in the preset's place",
+        "train --size tiny",
+        "'--size'",
+        "known: aioli, lm",
+    ),
     ("an unknown evaluation", "evals perplexty", "'perplexty'", "nearest: perplexity"),
     ("an unknown size", "train lm --size tinyy", "--size", "'tinyy'", "demo", "10M"),
     ("a size of another preset", "train aioli --size 10M", "--size", "'10M'", "demo"),
@@ -115,6 +121,32 @@ COMBINATIONS = [
         "at most 1/4",
         "0.5",
     ),
+    ("proportions that nobody reads", f"{LM} --mixture.proportions 1", "proportions", "static"),
+    ("a graph that nobody reads", f"{LM} --mixture.graph g.json", "mixture.graph", "skillit"),
+    ("a rate that nobody reads", f"{LM} --mixture.rate 1", "mixture.rate", "doremi", "stratified"),
+    ("a rate of nothing", f"{LM} --mixture.method doge --mixture.rate 0", "mixture.rate", "0.0"),
+    ("a proxy without a reference", f"{LM} --mixture.method doremi", "mixture.reference", "given"),
+    (
+        "slices of a proxy",
+        f"{LM} --mixture.method doge --accumulate 2",
+        "accumulate must be 1",
+        "got 2",
+    ),
+    ("a method that is none", f"{COMPARE} --methods dml dme", "methods", "regmix", "'dme'"),
+    ("a sweep too small for its law", f"{COMPARE} --sweep-runs 4", "sweep_runs", "at least 5", "4"),
+    ("a budget of nothing", f"{COMPARE} --extra-budget 0", "extra_budget", "positive", "0.0"),
+    (
+        "a hand-over after the end",
+        f"{COMPARE} --restricted --aioli-from 12",
+        "aioli_from",
+        "loop.steps = 12",
+    ),
+    (
+        "a comparison of one group",
+        f"{COMPARE} --data.groups g={{f}}/long.jsonl",
+        "data.groups",
+        "2 groups",
+    ),
     ("a static mixture without one", f"{LM} --mixture.method static", "mixture.proportions"),
     ("a negative proportion", f"{STATIC} 0.5 0.5 0.5 -0.5", "proportions", "not negative", "-0.5"),
     ("proportions over one", f"{STATIC} 0.5 0.2 0.2 0.2", "proportions", "sum to 1", "1.1"),
@@ -163,6 +195,33 @@ FILES = [
     ("a schedule without steps", f"{SCHEDULE} {{f}}/type.json", "schedule", "steps", "proportions"),
     ("a schedule over one", f"{SCHEDULE} {{f}}/over.json", "over.json", "sum to 1", "1.1"),
     ("a schedule that begins late", f"{SCHEDULE} {{f}}/late.json", "late.json", "start at 0", "5"),
+    ("a schedule of words", f"{SCHEDULE} {{f}}/words.json", "words.json"),
+    (
+        "a graph that is missing",
+        f"{LM} --mixture.method skillit --mixture.graph {{f}}/no.json",
+        "mixture.graph",
+        "{f}/no.json",
+    ),
+    (
+        "a graph that is not JSON",
+        f"{LM} --mixture.method skillit --mixture.graph {{f}}/damaged.json",
+        "mixture.graph",
+        "list of rows",
+    ),
+    (
+        "a graph of other groups",
+        f"{LM} --mixture.method skillit --mixture.graph {{f}}/graph.json",
+        "graph",
+        "4",
+        "has 2",
+    ),
+    (
+        "a reference that is no model",
+        f"{LM} --mixture.method doremi --mixture.reference {{f}}/run",
+        "mixture.reference",
+        "{f}/run",
+        "model.json",
+    ),
     ("a replay of no run", f"{SCHEDULE} {{f}}", "mixture.schedule", "{f}/metrics.jsonl"),
     ("no groups", f"{LM} --data.groups", "groups", "at least one", "none"),
     ("a group without a name", f"{LM} --data.groups text", "groups", "NAME=PATH", "'text'"),
@@ -243,6 +302,8 @@ def write_files(folder: Path) -> None:
         "branch.json": json.dumps({"model": 3}),
         "other.json": json.dumps({"preset": "aioli", "config": {}}),
         "over.json": json.dumps({"steps": [0], "proportions": [[0.5, 0.2, 0.2, 0.2]]}),
+        "words.json": json.dumps({"steps": [0], "proportions": [["a", None]]}),
+        "graph.json": "[[0.5, 0.1], [0.1, 0.5]]",
         "late.json": json.dumps({"steps": [5], "proportions": [[0.25] * 4]}),
         "empty.txt": "",
         "short.txt": "hi there",

@@ -8,9 +8,28 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PRESETS = ("lm", "aioli")
-# What each preset trains in one run folder.
-PARTS = {"lm": (".",), "aioli": ("stratified", "bad", "bad-uniform", "bad-aioli")}
+PRESETS = ("lm", "aioli", "mixing_compare")
+# What each preset trains in one run folder, in its order.
+PARTS = {
+    "lm": (".",),
+    "aioli": ("stratified", "bad", "bad-uniform", "bad-aioli"),
+    "mixing_compare": (
+        "stratified",
+        *(f"sweep-{k}" for k in range(5)),
+        "grid_search",
+        "dml",
+        "regmix",
+        *(f"only-{name}" for name in ("code", "tests", "docs", "headers")),
+        "skillit",
+        "skillit_static",
+        "doremi-proxy",
+        "doremi",
+        "doge-proxy",
+        "doge",
+        "odm",
+        "aioli",
+    ),
+}
 
 
 def environment(cache: Path) -> dict[str, str]:

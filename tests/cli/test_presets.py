@@ -19,6 +19,13 @@ from train.__main__ import main as train
 PLOTS = {
     "lm": {"proportions.png", "loss_by_group.png"},
     "aioli": {"proportions.png", "loss_by_group.png", "matrix.png"},
+    "mixing_compare": {
+        "proportions.png",
+        "loss_by_group.png",
+        "matrix.png",
+        "differences.png",
+        "mixtures.png",
+    },
 }
 
 
