@@ -4,13 +4,15 @@ The estimator is regression over runs, the solver direct minimisation; what diff
 Source: Chen et al., "Aioli", ICLR 2025, Section 3.2 and Table 2 (arXiv 2411.05735).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 
 from jlab.mixing.fit_law import fit_linear_law, fit_log_linear_law
 from jlab.mixing.fixed import static
 from jlab.mixing.law_runs import check_runs
-from jlab.mixing.regressor import fit_regressor
+from jlab.mixing.regressor import RegressorLaw, fit_regressor
 from jlab.training.mixer import Mixer
 
 Bound = float | Float[np.ndarray, "m"]
@@ -56,33 +58,50 @@ def regmix(
     loss: Float[np.ndarray, "n k"],
     *,
     regressor: str = "lightgbm",
+    prior: Float[np.ndarray, "m"] | None = None,
     floor: Bound = 0.0,
     cap: Bound = 1.0,
-    **fit: object,
+    seed: int = 0,
 ) -> Mixer:
     """RegMix: regress the losses on the proportions, then average the best predicted mixtures.
 
     Args:
         p: proportions of many small runs.
         loss: their losses in nats.
-        regressor: `lightgbm` (extra `[regmix]`), or `linear`, which needs few runs.
+        regressor: `lightgbm` (extra `[regmix]`, at least 50 runs), or `linear`, which needs as
+            many runs as groups.
+        prior: share of each group among all tokens, where mixtures are sampled; None: the mean
+            of p.
         floor: least share of a group.
         cap: greatest share of a group.
-        **fit: options of `fit_regressor`, or of `fit_linear_law`.
+        seed: of the trees and the sampling.
 
     Raises:
         ValueError: a table that cannot be fitted, or another regressor.
-        ImportError: lightgbm is not installed; names the extra.
+        ModuleNotFoundError: lightgbm is not installed; names the extra.
 
     Source: Liu et al., "RegMix", ICLR 2025 (arXiv 2407.01492).
     """
     if regressor == "lightgbm":
-        return _static(fit_regressor(p, loss, **fit).minimize(floor=floor, cap=cap))
-    if regressor != "linear":
+        law = fit_regressor(p, loss, prior=prior, seed=seed)
+    elif regressor == "linear":
+        slopes = -fit_linear_law(p, loss).matrix
+        prior = np.mean(p, axis=0) if prior is None else np.asarray(prior, np.float64)
+        law = RegressorLaw(tuple(map(_Plane, slopes)), prior / prior.sum(), seed)
+    else:
         raise ValueError(f"regressor must be lightgbm or linear; got {regressor!r}")
-    raise NotImplementedError(fit_linear_law)
+    return _static(law.minimize(floor=floor, cap=cap))
+
+
+class _Plane(NamedTuple):
+    """A linear regressor of one loss, beside the trees."""
+
+    slopes: Float[np.ndarray, "m"]
+
+    def predict(self, p: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n"]:
+        return p @ self.slopes
 
 
 def _static(proportions: Float[np.ndarray, "m"]) -> Mixer:
-    proportions = np.maximum(np.asarray(proportions, np.float64), 0)
+    """A static mixer of proportions that add up to 1 but for rounding."""
     return static(proportions / proportions.sum())
