@@ -133,6 +133,10 @@ EXTRA_RUNS: dict[str | None, Callable[[Any, int], int]] = {
 }
 
 
+def _regmix(study: Study) -> Mixer:
+    return regmix(*study.sweep, regressor=study.config.regmix_regressor)
+
+
 def _skillit(study: Study) -> Mixer:
     config = study.config
     return skillit(
@@ -150,9 +154,7 @@ METHODS = {
     "stratified": Method("Stratified", lambda study: stratified()),
     "grid_search": Method("Grid search", lambda study: grid_search(*study.sweep), "sweep"),
     "dml": Method("DML", lambda study: dml(*study.sweep), "sweep"),
-    "regmix": Method(
-        "RegMix (linear)", lambda study: regmix(*study.sweep, regressor="linear"), "sweep"
-    ),
+    "regmix": Method("RegMix", _regmix, "sweep"),
     "skillit": Method("Skill-It", _skillit, "one-hot"),
     "skillit_static": Method("Skill-It, static", _skillit_static, "one-hot"),
     "doremi": Method("DoReMi", lambda study: static(_exact(study.doremi)), "reference and proxy"),

@@ -10,10 +10,12 @@ mixture alone against the same mixture with Aioli going on from it.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jlab.data import Groups, load_groups
 from jlab.data.groups import Progress
 from jlab.mixing import AioliConfig, aioli, doge, odm, skillit, stratified
+from jlab.mixing.regressor import FEWEST_RUNS
 from jlab.training.language_model import LanguageModelConfig, check_fit
 from jlab.training.run import Run
 from train.compare_methods import METHODS, Study, extra_runs, extra_steps, then_aioli
@@ -42,6 +44,8 @@ class Config(LanguageModelConfig):
     """Runs on a cover of the simplex, for grid search, DML and RegMix."""
     sweep_alpha: float = 1.5
     """Concentration of the Dirichlet that the cover is made from; 1 is uniform."""
+    regmix_regressor: Literal["linear", "lightgbm"] = "linear"
+    """What RegMix regresses with; lightgbm needs the extra `regmix`, and 50 runs."""
     skillit_rate: float = 0.2
     """Step size of Skill-It."""
     skillit_rounds: int = 10
@@ -98,6 +102,11 @@ def prepare(config: Config, tell: Progress) -> Groups:
     if fitted and config.sweep_runs < m + 1:
         raise ValueError(
             f"sweep_runs must be at least {m + 1} to fit a law of {m} groups; got"
+            f" {config.sweep_runs}"
+        )
+    if config.regmix_regressor == "lightgbm" and config.sweep_runs < FEWEST_RUNS:
+        raise ValueError(
+            f"sweep_runs must be at least {FEWEST_RUNS} with regmix_regressor lightgbm; got"
             f" {config.sweep_runs}"
         )
     for remark in groups.remarks():
