@@ -25,6 +25,7 @@ from jlab.training.manifest import (
     manifest_path,
     newest_whole,
     saved_metrics,
+    whole,
     write_manifest,
 )
 
@@ -208,33 +209,28 @@ class _KeepBest:
         return [i == best for i in range(len(scores))]
 
 
-def restore_part(folder: Path, names: tuple[str, ...], target: PyTree) -> PyTree:
-    """One subtree of the newest undamaged checkpoint; reads only, and only that subtree.
+def restore_part(folder: Path, target: dict, step: int | None = None) -> dict:
+    """Some subtrees of a checkpoint; reads only, and only those.
 
     Args:
       folder: the checkpoints of a run.
-      names: field names from the root of the saved tree down to the subtree.
-      target: the subtree's shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`).
+      target: nested dicts with the names of the saved tree, down to the subtrees' shapes, dtypes
+        and shardings (arrays or `jax.ShapeDtypeStruct`).
+      step: which checkpoint; None: the newest that is whole.
 
     Raises:
-      FileNotFoundError: there is no checkpoint, or none that is whole.
+      FileNotFoundError: there is no such checkpoint, or none that is whole.
     """
     import orbax.checkpoint as ocp
 
     folder = Path(folder).absolute()
-    step, _ = newest_whole(folder)
-    tree = target
-    for name in reversed(names):
-        tree = {name: tree}
-    arguments = ocp.checkpoint_utils.construct_restore_args(tree)
+    step = newest_whole(folder)[0] if step is None else whole(folder, step)
+    arguments = ocp.checkpoint_utils.construct_restore_args(target)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        part = reader.restore(
+        return reader.restore(
             folder / str(step) / "default",
-            args=ocp.args.PyTreeRestore(tree, restore_args=arguments, partial_restore=True),
+            args=ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True),
         )
-    for name in names:
-        part = part[name]
-    return part
 
 
 def _arrays(tree: PyTree) -> PyTree:

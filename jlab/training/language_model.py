@@ -128,7 +128,8 @@ def restore_language_model(folder: Path, cache_dir: str | None = None) -> Traine
     batch_size = -(-config.batch_size // mesh.size) * mesh.size  # up to a multiple of the devices
     config = replace(config, batch_size=batch_size, accumulate=1)
     shapes = state_shapes(config, mesh, len(groups.names))
-    params = restore_part(checkpoints, ("train", "params"), shapes.params)
+    target = {"train": {"params": shapes.params}}
+    params = restore_part(checkpoints, target)["train"]["params"]
     return Trained(config, groups, mesh, params)
 
 

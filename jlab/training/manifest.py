@@ -37,6 +37,21 @@ def newest_whole(folder: Path) -> tuple[int, Path]:
     raise FileNotFoundError(f"{folder} holds no checkpoint that is whole; it has {steps}")
 
 
+def whole(folder: Path, step: int) -> int:
+    """The step, if its checkpoint is there and undamaged.
+
+    Raises:
+      FileNotFoundError: it is not; names those that are there, or the damage.
+    """
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    if step not in steps:
+        raise FileNotFoundError(f"{folder} has no checkpoint of step {step}; it has {steps}")
+    harm = damage(folder, step)
+    if harm is not None:
+        raise FileNotFoundError(f"checkpoint {folder / str(step)} is damaged: {harm}")
+    return step
+
+
 def damage(folder: Path, step: int) -> str | None:
     """What is wrong with a checkpoint's files, in words; None if they match the manifest."""
     try:

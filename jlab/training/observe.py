@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from jlab.training.language_step import compiled_step
 from jlab.training.loop import NonFiniteLoss
@@ -71,7 +71,7 @@ def observe_at(start: Start, reference: PyTree, batches: int) -> Seen:
 def _copy(train: TrainState, number: int, m: int) -> TrainState:
     """The step eats the state that it is given."""
     train = jax.tree.map(jnp.copy, train)
-    extras = {"loss_weights": jnp.ones(m), "mixer": jnp.zeros(())}
+    extras = {"loss_weights": jnp.ones(m), "mixer": jnp.ones(m)}
     return train._replace(step=train.step + number, extras=extras)
 
 
@@ -90,18 +90,11 @@ def _mean(seen: list[Observation]) -> Seen:
     return Seen(mean(losses), mean(of_reference), products / count[None, :])
 
 
-def _record(state: Array, observation: Observation) -> tuple[Array, dict]:
-    return state, {"seen": observation}
-
-
-def _equal(m: int) -> Float[Array, "m"]:
-    return jnp.full(m, 1 / m)
-
-
+# It keeps equal weights as its state, and hands out what it is shown.
 _RECORDER = Mixer(
-    init=lambda key, m: jnp.zeros(()),
-    plan=lambda state: Plan(jnp.ones(()), jnp.ones(()), jnp.int32(1), jnp.bool_(False)),
-    update=_record,
-    result=lambda state: state,
+    init=lambda key, m: jnp.ones(m),
+    plan=lambda weights: Plan(weights, weights, jnp.int32(1), jnp.zeros((), bool)),
+    update=lambda weights, observation: (weights, {"seen": observation}),
+    result=lambda weights: weights,
     needs=frozenset({"train_loss", "reference_loss", "gradient_matrix"}),
 )

@@ -7,15 +7,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from jlab.data import Groups, MixtureLoader
 from jlab.data.loader import LoaderState
+from jlab.training.checkpoint import restore_part
 from jlab.training.config import from_dict
 from jlab.training.language_config import LanguageModelConfig
 from jlab.training.language_model import restore_language_model, with_vocabulary
 from jlab.training.language_state import init_train_state, state_shapes
-from jlab.training.manifest import damage, newest_whole
 from jlab.training.mesh import make_mesh
 from jlab.training.state import TrainState
 
@@ -62,38 +61,10 @@ def restore_start(folder: Path, step: int | None = None, cache_dir: str | None =
     record = json.loads((Path(folder) / "model.json").read_text())
     config = replace(from_dict(LanguageModelConfig, record["config"]), mesh=trained.config.mesh)
     m = len(trained.groups.names)
-    checkpoints = (Path(folder) / "checkpoints").absolute()
     shapes = state_shapes(config, trained.mesh, m)._asdict()
     del shapes["extras"]  # loss weights, and the state of a mixing method
     data = LoaderState(drawn=np.zeros(m, np.int64), credit=np.zeros(m))
     target = {"train": shapes, "data": data}
-    saved = _read(checkpoints, _whole(checkpoints, step), target)
+    saved = restore_part(Path(folder) / "checkpoints", target, step)
     train = TrainState(**saved["train"], extras={"loss_weights": jnp.ones(m)})
     return Start(config, trained.groups, train, saved["data"])
-
-
-def _whole(checkpoints: Path, step: int | None) -> int:
-    if step is None:
-        return newest_whole(checkpoints)[0]
-    there = sorted(int(path.name) for path in checkpoints.glob("*") if path.name.isdigit())
-    if step not in there:
-        raise FileNotFoundError(f"{checkpoints} has no checkpoint of step {step}; it has {there}")
-    harm = damage(checkpoints, step)
-    if harm is not None:
-        raise FileNotFoundError(f"checkpoint {checkpoints / str(step)} is damaged: {harm}")
-    return step
-
-
-def _read(checkpoints: Path, step: int, target: PyTree) -> PyTree:
-    """The parts of a checkpoint that `target` names, placed as it is."""
-    import orbax.checkpoint as ocp
-
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(
-            checkpoints / str(step) / "default",
-            args=ocp.args.PyTreeRestore(
-                target,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                partial_restore=True,
-            ),
-        )

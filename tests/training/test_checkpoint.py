@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
 def test_one_part_is_restored_without_the_rest(tmp_path):
     save_all(tmp_path, [1, 2])
     target = jax.tree.map(jnp.zeros_like, state(0.0).train.params)
-    part = restore_part(tmp_path, ("train", "params"), target)
+    part = restore_part(tmp_path, {"train": {"params": target}})["train"]["params"]
     assert_same_bits(part, state(2).train.params)
     assert newest_whole(tmp_path) == (2, tmp_path / "manifests/2.json")
 
@@ -184,7 +184,7 @@ def test_there_must_be_a_whole_checkpoint_to_restore_a_part_of(tmp_path):
     save_all(tmp_path, [1])
     (tmp_path / "manifests/1.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no checkpoint that is whole; it has \[1\]"):
-        restore_part(tmp_path, ("train", "params"), state(0.0).train.params)
+        restore_part(tmp_path, {"train": {"params": state(0.0).train.params}})
     assert (tmp_path / "1").exists()  # reading moves nothing
 
 
