@@ -38,10 +38,14 @@ from jlab.mixing.gradient_products import gradient_products
 from jlab.mixing.graph import learn_graph, weighted_graph
 from jlab.mixing.handover import handover
 from jlab.mixing.law import LinearLaw, LogLinearLaw
+from jlab.mixing.law_bootstrap import LawBootstrap, bootstrap_law
+from jlab.mixing.law_quality import Quality, law_quality
+from jlab.mixing.law_scale import fit_scale, two_group_matrix
 from jlab.mixing.learn_params import estimate_matrix
 from jlab.mixing.odm import odm
 from jlab.mixing.offline import dml, grid_search, regmix
 from jlab.mixing.probes import interleaved_probes
+from jlab.mixing.regressor import RegressorLaw, fit_regressor
 from jlab.mixing.similarity import matrix_similarity
 from jlab.mixing.skillit import skillit, skillit_static
 from jlab.mixing.solvers import direct_solver, exponentiated_gradient_solver
@@ -51,15 +55,19 @@ __all__ = [
     "UNTIL_THE_END",
     "AioliConfig",
     "Estimator",
+    "LawBootstrap",
     "LinearLaw",
     "LogLinearLaw",
     "Mixer",
     "Observation",
     "OnlineState",
     "Plan",
+    "Quality",
+    "RegressorLaw",
     "Solver",
     "aioli",
     "bandit",
+    "bootstrap_law",
     "direct_solver",
     "dirichlet_samples",
     "dml",
@@ -71,10 +79,13 @@ __all__ = [
     "exponentiated_gradient_solver",
     "fit_linear_law",
     "fit_log_linear_law",
+    "fit_regressor",
+    "fit_scale",
     "gradient_products",
     "grid_search",
     "handover",
     "interleaved_probes",
+    "law_quality",
     "learn_graph",
     "linear",
     "log_linear",
@@ -90,5 +101,6 @@ __all__ = [
     "skillit_static",
     "static",
     "stratified",
+    "two_group_matrix",
     "weighted_graph",
 ]

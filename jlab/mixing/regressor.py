@@ -8,6 +8,7 @@ of its released code.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -98,6 +99,17 @@ def fit_regressor(
         raise ValueError(
             f"prior must be one positive number per group ({p.shape[1]}); got {prior.tolist()}"
         )
+    grow = partial(
+        _grow, trees=trees, learning_rate=learning_rate, early_stopping=early_stopping, seed=seed
+    )
+    order = np.random.default_rng(seed).permutation(len(p))
+    held_out, used = order[::HELD_OUT], np.delete(order, np.s_[::HELD_OUT])
+    boosters = tuple(grow((p[used], y[used]), (p[held_out], y[held_out])) for y in loss.T)
+    return RegressorLaw(boosters, prior / prior.sum(), seed)
+
+
+def _grow(used, held_out, *, trees, learning_rate, early_stopping, seed):
+    """Trees for one loss, from (p, loss) of the runs to learn from and of those that stop it."""
     lightgbm = _lightgbm()
     settings = {
         "objective": "regression",
@@ -108,21 +120,14 @@ def fit_regressor(
         "force_row_wise": True,  # else a timing decides, and with it the order of sums
         "verbosity": -1,
     }
-    order = np.random.default_rng(seed).permutation(len(p))
-    held_out, used = order[::HELD_OUT], np.delete(order, np.s_[::HELD_OUT])
-    boosters = []
-    for target in loss.T:
-        train = lightgbm.Dataset(p[used], target[used])
-        boosters.append(
-            lightgbm.train(
-                settings,
-                train,
-                num_boost_round=trees,
-                valid_sets=[lightgbm.Dataset(p[held_out], target[held_out], reference=train)],
-                callbacks=[lightgbm.early_stopping(early_stopping, verbose=False)],
-            )
-        )
-    return RegressorLaw(tuple(boosters), prior / prior.sum(), seed)
+    train = lightgbm.Dataset(*used)
+    return lightgbm.train(
+        settings,
+        train,
+        num_boost_round=trees,
+        valid_sets=[lightgbm.Dataset(*held_out, reference=train)],
+        callbacks=[lightgbm.early_stopping(early_stopping, verbose=False)],
+    )
 
 
 def _lightgbm():

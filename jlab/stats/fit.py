@@ -22,7 +22,6 @@ MAX_STEPS = 200  # per start; a fit that is well posed needs 10 to 40
 TOLERANCE = 1e-13  # relative decrease of the cost below which a start has converged
 SCREENED_AFTER = 20  # steps that every start gets; most have converged by then
 FINALISTS = 32  # starts that go on, the best so far: a few stragglers would hold up thousands
-UNROLLED = 6  # parameters up to which the solve is written out: LAPACK costs 1 us per call
 
 
 class Fit(NamedTuple):
@@ -144,7 +143,9 @@ def _levenberg_marquardt(residuals, search: _Search, delta, max_steps) -> _Searc
         diagonal = jnp.diagonal(here.curvature)
         # A parameter that moves nothing has no curvature; a little keeps the system solvable.
         scale = jnp.maximum(diagonal, 1e-12 * diagonal.max() + 1e-300)
-        move = _solve(here.curvature, search.damping * scale, -here.gradient)
+        damped = here.curvature + jnp.diag(search.damping * scale)
+        factor = jax.scipy.linalg.cho_factor(damped)  # nan where it is not positive definite
+        move = jax.scipy.linalg.cho_solve(factor, -here.gradient)
         there = _evaluate(residuals, here.params + move, delta)
         gain = here.cost - there.cost
         promised = 0.5 * (move * (search.damping * scale * move - here.gradient)).sum()
@@ -170,31 +171,4 @@ def _evaluate(residuals, params, delta) -> _Point:
     weight = jnp.minimum(1, delta / jnp.maximum(size, 1e-300))
     cost = jnp.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)).sum()
     weighted = J * weight[None, :]
-    gradient = (weighted * residual[None, :]).sum(1)
-    return _Point(params, cost, gradient, _gram(weighted, J))
-
-
-def _gram(a: Float[Array, "d n"], b: Float[Array, "d n"]) -> Float[Array, "d d"]:
-    if len(a) <= UNROLLED:  # fuses with the Jacobian, where thousands of tiny products would not
-        return (a[:, None, :] * b[None, :, :]).sum(2)
-    return a @ b.T
-
-
-def _solve(H: Float[Array, "d d"], extra: Float[Array, "d"], g: Float[Array, "d"]):
-    """(H + diag(extra))^-1 g by Cholesky; nan where that is not positive definite."""
-    d = len(g)
-    if d > UNROLLED:
-        factor = jax.scipy.linalg.cho_factor(H + jnp.diag(extra), lower=True)
-        return jax.scipy.linalg.cho_solve(factor, g)
-    L = [[None] * d for _ in range(d)]
-    for i in range(d):
-        for j in range(i + 1):
-            rest = H[i, j] - sum(L[i][k] * L[j][k] for k in range(j))
-            L[i][j] = jnp.sqrt(rest + extra[i]) if i == j else rest / L[j][j]
-    y = []
-    for i in range(d):
-        y.append((g[i] - sum(L[i][k] * y[k] for k in range(i))) / L[i][i])
-    x = [None] * d
-    for i in reversed(range(d)):
-        x[i] = (y[i] - sum(L[k][i] * x[k] for k in range(i + 1, d))) / L[i][i]
-    return jnp.stack(x)
+    return _Point(params, cost, weighted @ residual, weighted @ J.T)

@@ -35,7 +35,7 @@ def project_simplex(
         cap: largest share; they add up to at least 1.
 
     Example:
-        >>> project_simplex(jnp.array([0.9, 0.6, -0.2]), cap=0.6)
+        >>> project_simplex(jnp.array([0.9, 0.6, -0.2]), cap=0.6).round(3)
         Array([0.6, 0.4, 0. ], dtype=float32)
     """
     floor, cap = _bounds(floor, cap, x)
@@ -76,8 +76,9 @@ def minimize_on_simplex(
         Proportions in jax's default float type.
 
     Example:
-        >>> minimize_on_simplex(lambda p: jnp.sum((p - jnp.array([0.2, 0.9, 0.3])) ** 2), 3)
-        Array([0.06666668, 0.76666665, 0.16666669], dtype=float32)
+        >>> target = jnp.array([0.2, 0.9, 0.3])
+        >>> minimize_on_simplex(lambda p: jnp.sum((p - target) ** 2), 3).round(2)
+        Array([0.07, 0.77, 0.17], dtype=float32)
     """
     starts = jnp.concatenate([jnp.full((1, m), 1 / m), jnp.eye(m)])
     floor, cap = _bounds(floor, cap, starts[0])

@@ -29,7 +29,7 @@ def line(params, x, y):
 
 
 def seven(params, x, y):
-    """A polynomial with more parameters than the written-out solve takes."""
+    """A polynomial with seven coefficients."""
     return (x[:, None] ** jnp.arange(7.0)[None, :] * params[None, :]).sum(1) - y
 
 
@@ -102,7 +102,7 @@ def test_a_batch_of_problems_is_each_of_them():
         np.testing.assert_allclose(alone.params, params, atol=1e-8)  # stops at 1e-13 of the cost
 
 
-def test_more_parameters_than_are_written_out():
+def test_seven_parameters():
     x = np.linspace(-1, 1, 20)
     planted = np.arange(1.0, 8.0)
     y = (x[:, None] ** np.arange(7)[None, :]) @ planted

@@ -84,27 +84,35 @@ def test_the_minimum_of_a_convex_function_beats_random_points(data):
         assert value <= values.min() + 1e-12 * (1 + values.min())  # rounding of the sums
 
 
-def test_minima_by_hand():
-    target = jnp.array([0.2, 0.9, 0.3])  # outside: its projection is 2/15 less in each entry
-    nearest = minimize_on_simplex(lambda p: jnp.sum((p - target) ** 2), 3)
-    np.testing.assert_allclose(nearest, np.array([2, 23, 5]) / 30, atol=1e-6)  # float32
-    slope = jnp.array([0.3, -0.1, 0.2])
-    lowest = minimize_on_simplex(lambda p: (slope * p).sum(), 3)
-    np.testing.assert_allclose(lowest, [0, 1, 0], atol=1e-6)
-    # The cheapest group up to its cap, the next one takes what is left above the floors.
-    lowest = minimize_on_simplex(lambda p: (slope * p).sum(), 3, floor=0.1, cap=0.5)
-    np.testing.assert_allclose(lowest, [0.1, 0.5, 0.4], atol=1e-6)
-    # Concave: a corner, found although the centre is stationary.
-    corner = minimize_on_simplex(lambda p: -jnp.sum(p**2) - 0.1 * p[2], 3)
-    np.testing.assert_allclose(corner, [0, 0, 1], atol=1e-6)
-    # A function that is flat leaves every group its share.
-    np.testing.assert_allclose(minimize_on_simplex(lambda p: jnp.sum(0 * p), 3), 1 / 3, atol=1e-6)
+@jax.jit
+def parabola_minimum(bend, slope, floor, cap):
+    """Minimum of bend |p|^2 + slope p: convex, linear or concave."""
+    return minimize_on_simplex(
+        lambda p: bend * (p * p).sum() + (slope * p).sum(), len(slope), floor=floor, cap=cap
+    )
+
+
+@pytest.mark.parametrize(
+    ("bend", "slope", "floor", "cap", "expected"),
+    [
+        # |p - t|^2 with t = (0.2, 0.9, 0.3) outside: its projection is 2/15 less in each entry.
+        (1.0, (-0.4, -1.8, -0.6), 0.0, 1.0, (2 / 30, 23 / 30, 5 / 30)),
+        (0.0, (0.3, -0.1, 0.2), 0.0, 1.0, (0, 1, 0)),
+        # The cheapest group up to its cap, the next one takes what is left above the floors.
+        (0.0, (0.3, -0.1, 0.2), 0.1, 0.5, (0.1, 0.5, 0.4)),
+        (-1.0, (0.0, 0.0, -0.1), 0.0, 1.0, (0, 0, 1)),  # the centre is all but stationary
+        (0.0, (0.0, 0.0, 0.0), 0.0, 1.0, (1 / 3, 1 / 3, 1 / 3)),  # flat: everyone a share
+    ],
+)
+def test_minima_by_hand(bend, slope, floor, cap, expected):
+    found = parabola_minimum(bend, jnp.array(slope), floor, cap)
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # float32
 
 
 def test_minimisation_maps_over_problems():
     with jax.enable_x64(True):
         targets = np.random.default_rng(0).dirichlet(np.ones(3), 4)
-        found = jax.vmap(lambda t: minimize_on_simplex(lambda p: ((p - t) ** 2).sum(), 3))(targets)
+        found = jax.vmap(parabola_minimum, (None, 0, None, None))(1.0, -2 * targets, 0.0, 1.0)
         np.testing.assert_allclose(found, targets, atol=1e-7)  # inside, where f is flat to 1e-14
 
 
