@@ -126,10 +126,8 @@ METHODS = {
             GRAPH[np.ix_(order, order)], update_steps=20, evaluate_every=10, learning_rate=0.5
         )
     ),
-    "skillit without a graph": mixer(lambda order: skillit(update_steps=20, window=1)),
     "doremi": mixer(lambda order: doremi(0.3)),
     "doge": mixer(lambda order: doge(0.5)),
-    "doge, released axis": mixer(lambda order: doge(0.5, per_group=True, average_over="trained")),
     "odm": mixer(lambda order: odm(update_steps=3)),
     "bandit, log-linear law": mixer(
         lambda order: online(bandit(), exponentiated_gradient_solver(0.1), log_linear)
