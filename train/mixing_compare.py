@@ -38,7 +38,7 @@ class Config(LanguageModelConfig):
     """Train stratified runs as long as each method took in all, extra runs included."""
     restricted: bool = False
     """Give methods half a run's steps to learn in, and let Aioli go on from each mixture."""
-    aioli_from: int = 60
+    aioli_from: int = 80
     """Step from which Aioli goes on (restricted)."""
     sweep_runs: int = 10
     """Runs on a cover of the simplex, for grid search, DML and RegMix."""
