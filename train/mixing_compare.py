@@ -18,7 +18,7 @@ from jlab.mixing import AioliConfig, aioli, doge, odm, skillit, stratified
 from jlab.mixing.regressor import FEWEST_RUNS
 from jlab.training.language_model import LanguageModelConfig, check_fit
 from jlab.training.run import Run
-from train.compare_methods import METHODS, Study, extra_runs, extra_steps, then_aioli
+from train.compare_methods import METHODS, Study, extra_runs, extra_steps, proxy_steps, then_aioli
 from train.compare_report import compare_plots, compare_text
 from train.mixtures import check_objective
 
@@ -155,7 +155,9 @@ def runs_per_seed(config: Config, groups: Groups) -> float:
     proxies = {METHODS[name].proxies: extra_steps(config, name, m) for name in names}
     again = sum(1 for name in names if config.restricted and extra_runs(config, name, m))
     longer = sum(total_steps(config, m)) - steps
-    return len(names) + again + (sum(proxies.values()) + longer) / steps
+    # DoReMi's reference of full length is the stratified run.
+    shared = "doremi" in names and proxy_steps(config, 2) == steps
+    return len(names) + again - shared + (sum(proxies.values()) + longer) / steps
 
 
 def report(config: Config, parts: dict[int, Run], out: Run) -> str:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PRESETS = ("lm", "aioli", "mixing_compare")
-# What each preset trains in one run folder, in its order.
+PRESETS = ("lm", "aioli", "mixing_compare", "mixing_sweep")
+# What each preset trains by the training loop in one run folder, in its order.
 PARTS = {
     "lm": (".",),
     "aioli": ("stratified", "bad", "bad-uniform", "bad-aioli"),
@@ -29,6 +29,7 @@ PARTS = {
         "odm",
         "aioli",
     ),
+    "mixing_sweep": ("path",),
 }
 
 

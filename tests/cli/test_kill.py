@@ -24,8 +24,13 @@ from tests.cli.commands import PRESETS, parts, rows, run, start
 POLL = 0.005  # seconds between looks at the run folder
 KILLS = 20  # per preset in the slow tests
 # Seconds within which the moments of the slow tests fall: about those of a run on an idle core.
-LIFE = {"lm": 5.0, "aioli": 12.0, "mixing_compare": 20.0}
-STEPS = {"lm": 24, "aioli": 28, "mixing_compare": 12}  # of each part at the tiny size
+LIFE = {"lm": 5.0, "aioli": 12.0, "mixing_compare": 20.0, "mixing_sweep": 20.0}
+STEPS = {
+    "lm": 24,
+    "aioli": 28,
+    "mixing_compare": 12,
+    "mixing_sweep": 24,
+}  # of each part at the tiny size
 
 
 # The normal kill of `lm` is the one in a checkpoint, below; `mixing_compare` trains its parts as

@@ -26,6 +26,7 @@ PLOTS = {
         "differences.png",
         "mixtures.png",
     },
+    "mixing_sweep": {"fidelity.png", "matrices.png", "similarity.png", "proportions.png"},
 }
 
 
@@ -73,7 +74,15 @@ def test_progress_is_plain_lines_where_nobody_watches(preset, unbroken):
         assert re.fullmatch(rf"{preset}( [\w-]+)? \d+/\d+  loss \d+\.\d+  [\d,]+ tokens/s", line)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "lm",
+        "aioli",
+        pytest.param("mixing_compare", marks=pytest.mark.slow),
+        pytest.param("mixing_sweep", marks=pytest.mark.slow),
+    ],
+)
 def test_a_saved_config_gives_the_same_numbers(preset, unbroken, tmp_path, cache):
     folder, _, _ = unbroken(preset)
     saved = folder / "config.json"
@@ -136,7 +145,10 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(preset, call, tmp_path):
     names = ("parameters", "tokens", "train_flops", "peak_bytes_per_device", "train_seconds")
     assert all(cost[name] > 0 for name in names)
     steps = told["config"]["loop"]["steps"] * told["config"]["batch_size"]
-    assert cost["tokens"] == len(parts(preset, tmp_path)) * steps * told["config"]["data"]["length"]
+    runs = cost["tokens"] / (steps * told["config"]["data"]["length"])
+    # The sweep trains its branches and one-hot runs without a loop of their own.
+    own = preset == "mixing_sweep"
+    assert runs > 10 if own else runs == len(parts(preset, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

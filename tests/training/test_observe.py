@@ -82,9 +82,9 @@ def test_too_few_windows_are_refused(start):
 def test_a_loss_that_is_not_finite_and_a_signal_end_it(start):
     broken = jax.tree.map(lambda x: x * jnp.nan, start.train.params)
     bad = start._replace(train=start.train._replace(params=broken))
-    with pytest.raises(NonFiniteLoss, match="^loss nan at step 0"):
+    with pytest.raises(NonFiniteLoss, match=r"^loss nan at step 0"):
         observe_at(bad, start.train.params, BATCHES)
     with stop_on_signal():
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match="^stopped while observing"):
+        with pytest.raises(Interrupted, match=r"^stopped while observing"):
             observe_at(start, start.train.params, BATCHES)

@@ -66,5 +66,5 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step(start):
 def test_a_signal_stops_it_within_a_step(start):
     with stop_on_signal():
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match="^stopped in a probe at step 0$"):
+        with pytest.raises(Interrupted, match=r"^stopped in a probe at step 0$"):
             learn_at(start, MIXERS["aioli"])
