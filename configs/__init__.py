@@ -11,7 +11,7 @@ PRESETS = {
     ),
     "lm": "one language model on one mixture of groups; --size picks tiny, demo, 10M, 160M or 1B",
     "mixing_compare": (
-        "every mixing method side by side, extra runs counted, three seeds (about 20 min on 2 cores)"
+        "every mixing method side by side, extra runs counted (about 20 min on 2 cores)"
     ),
     "mixing_sweep": (
         "do mixing laws hold, and do the methods' matrices agree with them (about 8 min on 2 cores)"

@@ -81,6 +81,11 @@ def _other(part: str, path: str, config, runs: Table) -> Table:
 def _check_runs(path: str, runs: Table) -> None:
     if len(runs.groups) < 2:
         raise ValueError(f"{path}: a mixture is of at least 2 groups; got {runs.groups[0]} alone")
+    if len(runs.losses) < len(runs.groups):
+        raise ValueError(
+            f"{path}: a law of {len(runs.groups)} groups needs at least {len(runs.groups)} runs;"
+            f" got {len(runs.losses)}"
+        )
     lowest, highest = runs.losses.min(0), runs.losses.max(0)
     if np.any(lowest == highest):
         name = runs.targets[int(np.argmax(lowest == highest))]

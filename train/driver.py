@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jlab.cli import FAILED, UsageError, claim_number, fail, read_json
-from jlab.training.config import differences, to_dict
+from jlab.training.config import FREE, differences, settings_digest, to_dict
 from jlab.training.devices import CompileMeter, environment, use_compilation_cache
 from jlab.training.loop import NonFiniteLoss
 from jlab.training.mesh import start_hosts
@@ -44,6 +44,7 @@ def train(recipe: ModuleType, config: Any, record: dict, root: Path, folder: Pat
         _check_same_config(record, folder)
     inputs = recipe.prepare(config, tell_stages())  # bad input ends here, with nothing written
     out = Run(folder or _new_folder(root), record["preset"])
+    out.settings = settings_digest(config)
     if folder is None:
         out.write_config({**record, "environment": environment()})
     seeds = record["seeds"]
@@ -116,7 +117,7 @@ def _run_seeds(
 
 def _check_same_config(record: dict, folder: Path) -> None:
     saved = read_json(folder / "config.json")
-    other = [d for d in differences(saved["config"], record["config"]) if not d.startswith("mesh.")]
+    other = [d for d in differences(saved["config"], record["config"]) if not d.startswith(FREE)]
     if other:
         raise UsageError(f"{folder} belongs to another config (there and now): {'; '.join(other)}")
 

@@ -15,7 +15,13 @@ from jlab.training.language_model import LanguageModelConfig, check_fit, train_l
 from jlab.training.plots import mixture_plots
 from jlab.training.report import markdown_table, mean_and_spread, skipped_note, test_summary
 from jlab.training.run import Run
-from train.mixtures import MixtureConfig, check_objective, load_reference, make_mixer
+from train.mixtures import (
+    MixtureConfig,
+    check_objective,
+    check_reference,
+    load_reference,
+    make_mixer,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ def prepare(config: Config, tell: Progress) -> Groups:
     groups = load_groups(config.data, tell)
     check_fit(config, groups, mixer)
     check_objective(config.mixture.aioli, groups)
+    check_reference(config.mixture, config.language_model(), groups)
     for remark in groups.remarks():
         tell(remark, 0)
     return groups

@@ -14,7 +14,7 @@ from typing import Literal
 
 from jlab.data import Groups, load_groups
 from jlab.data.groups import Progress
-from jlab.mixing import AioliConfig, aioli, doge, odm, skillit, stratified
+from jlab.mixing import AioliConfig, aioli, doge, stratified
 from jlab.mixing.regressor import FEWEST_RUNS
 from jlab.training.language_model import LanguageModelConfig, check_fit
 from jlab.training.run import Run
@@ -35,7 +35,7 @@ class Config(LanguageModelConfig):
     """Most steps for a method's extra runs together, in lengths of the final run; none: 10, as in
     the paper, or 0.5 with `restricted`."""
     equal_compute: bool = True
-    """Train stratified runs as long as each method took in all, extra runs included."""
+    """Train stratified runs of as many steps as each method took in all, extra runs included."""
     restricted: bool = False
     """Give methods half a run's steps to learn in, and let Aioli go on from each mixture."""
     aioli_from: int = 80
@@ -65,6 +65,8 @@ class Config(LanguageModelConfig):
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown:
             raise ValueError(f"methods must be among {', '.join(METHODS)}; got {unknown[0]!r}")
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods must be different ones; got {' '.join(self.methods)}")
         for name in ("sweep_runs", "skillit_rounds", "odm_steps", "aioli_from"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
@@ -95,9 +97,13 @@ def prepare(config: Config, tell: Progress) -> Groups:
     m = len(groups.names)
     if m < 2:
         raise ValueError(f"data.groups must name at least 2 groups to mix; got {groups.names[0]}")
-    for mixer in (stratified(), aioli(config.aioli), skillit(), odm(), doge()):
-        check_fit(config, groups, mixer)
-    check_objective(config.aioli, groups)
+    check_fit(config, groups, stratified())
+    names = trained_methods(config)
+    if "aioli" in names or config.restricted:
+        check_fit(config, groups, aioli(config.aioli))
+        check_objective(config.aioli, groups)
+    if {"doremi", "doge"} & set(names):
+        check_fit(config, groups, doge())
     fitted = [name for name in ("dml", "regmix") if name in config.methods]
     if fitted and config.sweep_runs < m + 1:
         raise ValueError(

@@ -23,7 +23,12 @@ from jlab.mixing import (
     stratified,
 )
 from jlab.mixing.mixer import check_group_count
-from jlab.training.language_model import restore_language_model
+from jlab.training.config import differences, to_dict
+from jlab.training.language_model import (
+    LanguageModelConfig,
+    restore_language_model,
+    with_vocabulary,
+)
 from jlab.training.metrics import read_metrics
 
 # Which method reads each field that only one of them needs.
@@ -66,6 +71,10 @@ class MixtureConfig:
                 raise ValueError(
                     f"mixture.{name} is read by method {method} only; the method is {self.method}"
                 )
+        if self.method != "aioli" and self.aioli != AioliConfig():
+            raise ValueError(
+                f"mixture.aioli is read by method aioli only; the method is {self.method}"
+            )
         if self.rate is not None and self.method not in _RATED:
             raise ValueError(
                 f"mixture.rate is read by methods {', '.join(_RATED)}; the method is {self.method}"
@@ -113,6 +122,26 @@ def load_reference(config: MixtureConfig) -> PyTree | None:
     if config.method != "doremi":
         return None
     return restore_language_model(_reference_folder(config)).params
+
+
+def check_reference(config: MixtureConfig, model: LanguageModelConfig, groups: Groups) -> None:
+    """Refuse a reference model of another shape, or that reads other tokens.
+
+    Raises:
+      ValueError: with what differs.
+    """
+    if config.method != "doremi":
+        return
+    folder = _reference_folder(config)
+    record = json.loads((folder / "model.json").read_text())
+    shape = to_dict(with_vocabulary(model, groups).model)
+    tokens = {"tokenizer": groups.fingerprints["tokenizer"]}
+    there = {"tokenizer": record["fingerprints"].get("tokenizer")}
+    other = [*differences(record["config"]["model"], shape), *differences(there, tokens)]
+    if other:
+        raise ValueError(
+            f"mixture.reference: {folder} has another model (there and here): {'; '.join(other)}"
+        )
 
 
 def check_objective(config: AioliConfig, groups: Groups) -> None:

@@ -1,12 +1,12 @@
 """What the sweep trains, unit by unit; each is kept as it ends, so that none is done twice."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from jlab.data import Groups
 from jlab.mixing import (
@@ -27,7 +27,7 @@ from jlab.training.probe import learn_at
 from jlab.training.run import Run
 from jlab.training.signals import Interrupted, stop_on_signal
 from jlab.training.stacked import fitting_runs
-from jlab.training.start import Start, restore_start
+from jlab.training.start import restore_start
 from train.sweep_laws import fidelity
 from train.sweep_matrices import at_checkpoint
 
@@ -95,17 +95,17 @@ class Study:
     def at_break(self, step: int) -> dict:
         """Branches of a checkpoint, the law fitted to them, and each method's matrix there."""
         config, m, here = self.config, len(self.groups.names), f"break-{step}"
+        start = cache(partial(restore_start, self.out.path / "path", step))  # if it is needed
 
         def branches(p: np.ndarray, tell: Callable) -> Branches:
-            return branch(self._start(step), p, config.branch_steps, tell=tell)
+            return branch(start(), p, config.branch_steps, tell=tell)
 
         def probes() -> dict:
-            learned = learn_at(self._start(step), self._aioli)
+            learned = learn_at(start(), self._aioli)
             return {"matrix": learned.matrix.tolist(), "steps": learned.steps}
 
         def observed() -> dict:
-            reference = self._start(config.loop.steps).train.params
-            seen = observe_at(self._start(step), reference, config.observed_batches)
+            seen = observe_at(start(), self._reference, config.observed_batches)
             return {name: values.tolist() for name, values in seen._asdict().items()}
 
         p, graph = cover(config, m), np.array(self.graph())
@@ -128,8 +128,10 @@ class Study:
         """Made once: a mixer's functions are compiled once however often it is used."""
         return aioli(probe_settings(self.config, len(self.groups.names)))
 
-    def _start(self, step: int) -> Start:
-        return restore_start(self.out.path / "path", step)
+    @cached_property
+    def _reference(self) -> PyTree:
+        """Parameters at the end of the path, DoReMi's reference."""
+        return restore_start(self.out.path / "path", self.config.loop.steps).train.params
 
     def _sweep(self, p: np.ndarray, tell: Callable) -> Branches:
         return sweep(self._model, self.groups, p, tell=tell)
@@ -139,7 +141,8 @@ class Study:
     ) -> dict[str, Float[np.ndarray, "n m"]]:
         """Losses before and after runs on mixtures `p`; what one program trains is kept at once."""
         parts = []
-        for runs in _programs(len(p), fitting_runs(self._model, p.shape[1])):
+        programs = -(-len(p) // fitting_runs(self._model, p.shape[1]))
+        for runs in np.array_split(np.arange(len(p)), programs):
             unit = f"{name}/runs-{runs[0]}-{runs[-1]}"
             make = partial(self._finite, name, p[runs], train)
             parts.append(self._kept(unit, make))
@@ -171,8 +174,3 @@ class Study:
             result = make()
             part.write_result(result)
         return result
-
-
-def _programs(runs: int, at_once: int) -> Iterator[np.ndarray]:
-    """Which runs are trained together."""
-    return iter(np.array_split(np.arange(runs), -(-runs // at_once)))

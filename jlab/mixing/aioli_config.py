@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jlab.mixing.mixer import check_group_count, check_proportions
+from jlab.mixing.probes import check_probes
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,9 @@ class AioliConfig:
         Raises:
             ValueError: with the field, its value and what is allowed.
         """
-        _require(m >= 2, "the number of groups", m, "at least 2 for Aioli")
+        check_probes(m, self.update_steps, self.sweeps, self.probe_steps, self.one_hot_factor)
         if self.prior is not None:
             check_group_count("prior", len(self.prior), m)
-        f, probing = self.one_hot_factor, m * self.sweeps * self.probe_steps
-        sizes = f"{m} groups x {self.sweeps} sweeps x {self.probe_steps} probe_steps = {probing}"
-        _require(f > 1 / m, "one_hot_factor", f, f"in (1/{m}, 1] with {m} groups")
-        fits = self.update_steps >= probing
-        _require(fits, "update_steps", self.update_steps, f"at least {sizes}")
         _require(self.floor * m <= 1, "floor", self.floor, f"at most 1/{m} with {m} groups")
         _require(self.cap * m >= 1, "cap", self.cap, f"at least 1/{m} with {m} groups")
         if self.diagonal and self.objective is not None:

@@ -13,6 +13,7 @@ Symbols: A -> matrix[n, m] (rows: evaluated, columns: trained; positive lowers t
 Source: Chen et al., "Aioli", ICLR 2025, Section 3 (arXiv 2411.05735).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,11 +21,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jlab.mixing.law import LinearLaw, LogLinearLaw
+from jlab.mixing.law import Law, LinearLaw, LogLinearLaw
 from jlab.mixing.learn_params import normalized
 from jlab.training.mixer import Mixer, Observation, Plan
 
-Law = LinearLaw | LogLinearLaw
 LawOf = Callable[[Float[Array, "n m"]], Law]
 
 
@@ -94,12 +94,21 @@ def online(
         average: `result` is the mean proportions of all rounds, for proxy runs whose average is
             what the final run trains on.
 
+    Raises:
+        ValueError: ema outside [0, 1), weights that are none; at `init`, another number of them
+            than the estimator has losses.
+
     Example:
         >>> from jlab.mixing import bandit, exponentiated_gradient_solver
         >>> mixer = online(bandit(), exponentiated_gradient_solver(0.1), log_linear)
         >>> mixer.result(mixer.init(jax.random.key(0), 4))
         Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
+
+    if ema is not None and not 0 <= ema < 1:
+        raise ValueError(f"ema must be in [0, 1), or None; got {ema}")
+    if objective is not None and not (min(objective) >= 0 and 0 < sum(objective) < math.inf):
+        raise ValueError(f"objective must be weights >= 0, not all 0; got {objective}")
 
     def used(matrix: Float[Array, "n m"]) -> Float[Array, "rows m"]:
         if objective is not None:
@@ -109,6 +118,12 @@ def online(
 
     def init(key: Array, m: int) -> OnlineState:
         measuring = estimator.init(key, m)
+        losses = len(measuring.matrix)
+        if objective is not None and len(objective) != losses:
+            raise ValueError(
+                f"objective must have one weight per evaluated loss: it has {len(objective)},"
+                f" there are {losses} losses"
+            )
         solving = solver.init(m)
         return OnlineState(
             estimator=measuring,
@@ -151,7 +166,7 @@ def online(
         now = solver.result(state.solver)
         if not average:
             return now
-        rounds = jnp.maximum(state.round, 1).astype(now.dtype)
-        return jnp.where(state.round > 0, state.total / rounds, now)
+        # Over its own sum, not the number of rounds: float32 loses digits over many steps.
+        return jnp.where(state.round > 0, state.total / state.total.sum(), now)
 
     return Mixer(init, plan, update, result, needs=estimator.needs)

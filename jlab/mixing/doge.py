@@ -37,7 +37,8 @@ def doge(
     Raises:
         ValueError: a temperature that is not positive, an axis that does not exist.
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be positive and finite; got {temperature}")
+    # Below 1e-30 its inverse is past what float32 can multiply.
+    if not (math.isfinite(temperature) and temperature >= 1e-30):
+        raise ValueError(f"temperature must be at least 1e-30 and finite; got {temperature}")
     estimator = gradient_products(per_group, average_over)
     return online(estimator, exponentiated_gradient_solver(1 / temperature), linear, average=True)

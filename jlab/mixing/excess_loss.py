@@ -38,7 +38,8 @@ def excess_loss() -> Estimator:
         del proportions
         excess = jnp.asarray(observation.train_loss - observation.reference_loss)
         last = jnp.diag(state.matrix)
-        excess = jnp.where(jnp.isfinite(excess), excess.astype(last.dtype), last)
+        present = jnp.isfinite(observation.train_loss)
+        excess = jnp.where(present, excess.astype(last.dtype), last)
         return ExcessState(jnp.diag(jnp.maximum(excess, 0))), jnp.ones((), bool)
 
     return Estimator(

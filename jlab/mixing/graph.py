@@ -67,7 +67,10 @@ def check_graph(graph: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m n"]:
     Raises:
         ValueError: no matrix, or an entry that is not finite.
     """
-    graph = np.array(graph, np.float64)
+    try:
+        graph = np.array(graph, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"graph must be a matrix of numbers; got {graph!r}") from None
     if graph.ndim != 2 or not np.all(np.isfinite(graph)):
         raise ValueError(f"graph must be a matrix of finite edges; got {graph.tolist()}")
     other = ~np.eye(*graph.shape, dtype=bool)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from jlab.mixing.fit_law import fit_linear_law, fit_log_linear_law
 from jlab.mixing.fixed import static
 from jlab.mixing.law_runs import check_runs
-from jlab.mixing.regressor import RegressorLaw, fit_regressor
+from jlab.mixing.regressor import RegressorLaw, check_prior, fit_regressor
 from jlab.training.mixer import Mixer
 
 Bound = float | Float[np.ndarray, "m"]
@@ -86,8 +86,8 @@ def regmix(
         law = fit_regressor(p, loss, prior=prior, seed=seed)
     elif regressor == "linear":
         slopes = -fit_linear_law(p, loss).matrix
-        prior = np.mean(p, axis=0) if prior is None else np.asarray(prior, np.float64)
-        law = RegressorLaw(tuple(map(_Plane, slopes)), prior / prior.sum(), seed)
+        prior = check_prior(prior, np.asarray(p, np.float64))
+        law = RegressorLaw(tuple(map(_Plane, slopes)), prior, seed)
     else:
         raise ValueError(f"regressor must be lightgbm or linear; got {regressor!r}")
     return _static(law.minimize(floor=floor, cap=cap))

@@ -64,10 +64,19 @@ def interleaved_probes(
         diagonal: ablation, each group's effect on its own loss only.
         once: ablation, learn A in the first round only.
 
+    Raises:
+        ValueError: a number below 1; at `init`, what `check_probes` refuses.
+
     Source: Algorithm 2 and Section 5.
     """
 
+    sizes = {"update_steps": update_steps, "sweeps": sweeps, "probe_steps": probe_steps}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+
     def init(key: Array, m: int) -> ProbesState:
+        check_probes(m, update_steps, sweeps, probe_steps, one_hot_factor)
         n, probes = evaluated or m, m * sweeps
         key, first = jax.random.key_data(key), np.int32(0)
         fresh = ProbesState(  # NumPy: eager jax.numpy would compile every line of this
@@ -121,6 +130,28 @@ def interleaved_probes(
         return state._replace(matrix=A)
 
     return Estimator(init, plan, update, needs=frozenset({"eval_loss"}))
+
+
+def check_probes(
+    m: int, update_steps: int, sweeps: int, probe_steps: int, one_hot_factor: float
+) -> None:
+    """Refuse probes that cannot tell `m` groups apart, or that do not fit their round.
+
+    Raises:
+        ValueError: with the field, its value and what is allowed.
+    """
+    if m < 2:
+        raise ValueError(f"the number of groups must be at least 2 for Aioli; got {m}")
+    if not 1 / m < one_hot_factor <= 1:
+        raise ValueError(
+            f"one_hot_factor must be in (1/{m}, 1] with {m} groups; got {one_hot_factor}"
+        )
+    probing = m * sweeps * probe_steps
+    if update_steps < probing:
+        raise ValueError(
+            f"update_steps must be at least {m} groups x {sweeps} sweeps x {probe_steps}"
+            f" probe_steps = {probing}; got {update_steps}"
+        )
 
 
 def _probed(state: ProbesState) -> Int[Array, ""]:

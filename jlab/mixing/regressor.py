@@ -94,18 +94,28 @@ def fit_regressor(
     p, loss = check_runs(p, loss)
     if len(p) < FEWEST_RUNS:
         raise ValueError(f"a regressor needs at least {FEWEST_RUNS} runs; got {len(p)}")
-    prior = p.mean(0) if prior is None else np.asarray(prior, np.float64)
-    if prior.shape != (p.shape[1],) or not np.all(np.isfinite(prior) & (prior > 0)):
-        raise ValueError(
-            f"prior must be one positive number per group ({p.shape[1]}); got {prior.tolist()}"
-        )
+    prior = check_prior(prior, p)
     grow = partial(
         _grow, trees=trees, learning_rate=learning_rate, early_stopping=early_stopping, seed=seed
     )
     order = np.random.default_rng(seed).permutation(len(p))
     held_out, used = order[::HELD_OUT], np.delete(order, np.s_[::HELD_OUT])
     boosters = tuple(grow((p[used], y[used]), (p[held_out], y[held_out])) for y in loss.T)
-    return RegressorLaw(boosters, prior / prior.sum(), seed)
+    return RegressorLaw(boosters, prior, seed)
+
+
+def check_prior(prior: Vector | None, p: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "m"]:
+    """Where mixtures are sampled, scaled to sum 1; None: the mean of p.
+
+    Raises:
+        ValueError: not one positive number per group.
+    """
+    vector = p.mean(0) if prior is None else np.asarray(prior, np.float64)
+    if vector.shape != (p.shape[1],) or not np.all(np.isfinite(vector) & (vector > 0)):
+        raise ValueError(
+            f"prior must be one positive number per group ({p.shape[1]}); got {vector.tolist()}"
+        )
+    return vector / vector.sum()
 
 
 def _grow(used, held_out, *, trees, learning_rate, early_stopping, seed):

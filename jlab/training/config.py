@@ -2,10 +2,14 @@
 
 import dataclasses
 import difflib
+import hashlib
 import itertools
 import types
 import typing
 from typing import Any
+
+# Fields that may differ between a run and its continuation: they change no number but for rounding.
+FREE = ("mesh.", "data.cache_dir", "loop.log_every", "loop.keep")
 
 
 def to_dict(config: Any) -> Any:
@@ -50,6 +54,25 @@ def from_dict(kind: Any, value: Any, where: str = "", base: Any = None) -> Any:
     # A bool is an int to Python, but not to a person.
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     return _checked(fits, value, where, f"of type {kind.__name__}")
+
+
+def settings_digest(config: Any) -> str:
+    """A short digest of what decides the numbers of a recipe, but for its seed.
+
+    What may differ between a run and its continuation (`FREE`) is left out.
+    """
+    flat = [line for line in _leaves(to_dict(config)) if not line.startswith(("seed=", *FREE))]
+    return hashlib.blake2b("\n".join(flat).encode(), digest_size=8).hexdigest()
+
+
+def _leaves(value: Any, where: str = "") -> list[str]:
+    """`dotted.name=value` of every leaf of a `to_dict` value."""
+    if isinstance(value, list):
+        value = {str(i): item for i, item in enumerate(value)}
+    if not isinstance(value, dict):
+        return [f"{where}={value!r}"]
+    names = [(f"{where}.{name}" if where else name, item) for name, item in value.items()]
+    return [line for name, item in names for line in _leaves(item, name)]
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, PyTree
 from jlab.data import Groups, MixtureLoader, evaluation_batches, load_groups
 from jlab.nn import flops_per_token
 from jlab.training.checkpoint import restore_part
-from jlab.training.config import differences, from_dict, to_dict
+from jlab.training.config import FREE, differences, from_dict, to_dict
 from jlab.training.devices import environment
 from jlab.training.language import GroupLosses, make_evaluate
 from jlab.training.language_config import LanguageModelConfig
@@ -179,15 +179,13 @@ def _record(config: LanguageModelConfig, groups: Groups) -> dict[str, Any]:
 
 def _claim_folder(config: LanguageModelConfig, groups: Groups, run: Run) -> None:
     """Write `model.json`, or check that the one there is of the same run."""
-    record, path = _record(config, groups), run.path / "model.json"
+    record, path = {**_record(config, groups), "settings": run.settings}, run.path / "model.json"
     if path.exists():
-        _check_record(json.loads(path.read_text()), record, run.path)
+        saved = json.loads(path.read_text())
+        _check_record(saved, record, run.path)
+        run.check_settings(saved)
     else:
         run.write_json("model.json", record)
-
-
-# What may differ between a run and its continuation: it changes no number but for rounding.
-_FREE = ("mesh.", "data.cache_dir", "loop.log_every", "loop.keep")
 
 
 def _check_record(saved: dict, now: dict, folder: Path) -> None:
@@ -200,7 +198,7 @@ def _check_record(saved: dict, now: dict, folder: Path) -> None:
     if changed:
         raise ValueError(f"data of the run in {folder} changed since: {'; '.join(changed)[:200]}")
     other = [
-        line for line in differences(saved["config"], now["config"]) if not line.startswith(_FREE)
+        line for line in differences(saved["config"], now["config"]) if not line.startswith(FREE)
     ]
     if other:
         raise ValueError(

@@ -21,16 +21,19 @@ from jlab.training.step import StepFn, jit_step, make_train_step
 
 
 def check_reweighting(config: LanguageModelConfig, mixer: Mixer) -> None:
-    """Refuse gradient accumulation for a method that lives in the training step.
+    """Refuse what a method that lives in the training step does not do.
 
     Raises:
       ValueError: with the field and its value.
     """
-    if mixer.needs & IN_STEP and config.accumulate > 1:
-        raise ValueError(
-            "accumulate must be 1 with a mixing method that reweights inside the step;"
-            f" got {config.accumulate}"
-        )
+    if not mixer.needs & IN_STEP:
+        return
+    for name, allowed in (("accumulate", 1), ("z_loss", 0.0)):
+        if getattr(config, name) != allowed:
+            raise ValueError(
+                f"{name} must be {allowed:g} with a mixing method that reweights inside the step;"
+                f" got {getattr(config, name)}"
+            )
 
 
 def compiled_step(

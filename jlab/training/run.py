@@ -27,12 +27,13 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
         self._log: MetricsLog | None = None
         self.clock = Clock()
+        self.settings: str | None = None  # digest of the recipe's config, kept with what it made
         self.failures: list[str] = []  # to write checkpoints or metrics, to be told at the end
 
     def child(self, name: str) -> "Run":
         """The folder of a part of this run, such as one seed or one arm."""
         part = Run(self.path / name, f"{self.title} {name}".strip())
-        part.failures = self.failures
+        part.failures, part.settings = self.failures, self.settings
         return part
 
     def write_config(self, record: dict) -> None:
@@ -77,13 +78,34 @@ class Run:
         return json.loads((self.path / "model.json").read_text())["groups"]
 
     def result(self) -> dict | None:
-        """What this part of the run came to, once it has (`result.json`); until then None."""
+        """What this part of the run came to, once it has (`result.json`); until then None.
+
+        Raises:
+          ValueError: it was made with other settings of the recipe.
+        """
         path = self.path / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        result = json.loads(path.read_text())
+        self.check_settings(result)
+        return result
+
+    def check_settings(self, saved: dict) -> None:
+        """Refuse what was made with other settings than this run's.
+
+        Raises:
+          ValueError: with the folder.
+        """
+        there = saved.get("settings")
+        if self.settings is not None and there is not None and there != self.settings:
+            raise ValueError(
+                f"{self.path} was made with other settings than config.json of the run has now:"
+                " start a new run, or put the old ones back"
+            )
 
     def write_result(self, result: dict) -> None:
         """Write `result.json`, which marks the part as done."""
-        self.write_json("result.json", result)
+        self.write_json("result.json", {**result, "settings": self.settings})
 
     def write_summary(self, summary: dict, text: str) -> None:
         """Write `summary.json` and `summary.md`."""

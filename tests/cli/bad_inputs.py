@@ -124,6 +124,14 @@ COMBINATIONS = [
     ("proportions that nobody reads", f"{LM} --mixture.proportions 1", "proportions", "static"),
     ("a graph that nobody reads", f"{LM} --mixture.graph g.json", "mixture.graph", "skillit"),
     ("a rate that nobody reads", f"{LM} --mixture.rate 1", "mixture.rate", "doremi", "stratified"),
+    (
+        "settings of Aioli that nobody reads",
+        f"{LM} --mixture.method odm --mixture.aioli.floor 0.2",
+        "mixture.aioli is read by method aioli only",
+        "odm",
+    ),
+    ("a z-loss of a proxy", f"{LM} --mixture.method doge --z-loss 0.1", "z_loss must be 0", "0.1"),
+    ("a method twice", f"{COMPARE} --methods dml dml", "methods", "different", "dml dml"),
     ("a rate of nothing", f"{LM} --mixture.method doge --mixture.rate 0", "mixture.rate", "0.0"),
     ("a proxy without a reference", f"{LM} --mixture.method doremi", "mixture.reference", "given"),
     (

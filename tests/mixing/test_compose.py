@@ -19,6 +19,7 @@ from jlab.mixing import (
     linear,
     log_linear,
     online,
+    static,
 )
 from jlab.mixing.mixer import make_plan
 from tests.mixing.strategies import in_float64, problems
@@ -41,6 +42,12 @@ def told(*matrices) -> Estimator:
             jnp.ones((), bool),
         ),
     )
+
+
+def composed(**options):
+    """The state of a method with two losses and two groups."""
+    mixer = online(told(np.eye(2)), exponentiated_gradient_solver(), **options)
+    return mixer.init(jax.random.key(0), 2)
 
 
 def follow(mixer, rounds: int, m: int) -> tuple[object, list[np.ndarray]]:
@@ -126,6 +133,19 @@ def test_the_average_is_that_of_all_rounds():
     np.testing.assert_allclose(last.result(state), path[-1], rtol=1e-15)
 
 
+def test_the_average_of_many_rounds_is_still_on_the_simplex():
+    """In float32, where a sum of 1e5 rounds has lost digits; `static` takes it."""
+    averaging = online(told(np.zeros((1, 7))), exponentiated_gradient_solver(1.0), average=True)
+    state = averaging.init(jax.random.key(0), 7)
+    rounds = 100_000
+    p = np.random.default_rng(0).dirichlet(np.ones(7)).astype(np.float32)
+    total = jax.lax.fori_loop(0, rounds, lambda _, total: total + p, jnp.zeros(7))
+    state = state._replace(total=total, round=jnp.int32(rounds))
+    mean = averaging.result(state)
+    # 1e-4: what 1e5 float32 additions lose of each share.
+    np.testing.assert_allclose(static(mean).result(static(mean).init(None, 7)), p, rtol=1e-3)
+
+
 @in_float64
 def test_the_exponential_average_weighs_the_older_matrices():
     """E = A_1, then (1 - 0.25) A_2 + 0.25 A_1; the step is from uniform: p ~ exp(E)."""
@@ -162,6 +182,19 @@ def test_a_user_can_put_parts_together_that_no_paper_has():
         (lambda: exponentiated_gradient_solver(smoothing=1.5), r"smoothing must be in \[0, 1\]"),
         (lambda: exponentiated_gradient_solver(floor=0.5).init(3), r"floor must be in \[0, 1/3\]"),
         (lambda: direct_solver(cap=0.2).init(3), r"cap must be in \[1/3, 1\] with 3 groups"),
+        (lambda: composed(ema=3.0), r"ema must be in \[0, 1\), or None; got 3.0"),
+        (lambda: composed(objective=(0.0, 0.0)), "objective must be weights >= 0, not all 0"),
+        (lambda: composed(objective=(1.0,)), "objective must have one weight per evaluated loss"),
+        (lambda: interleaved_probes(sweeps=0), "sweeps must be at least 1; got 0"),
+        (lambda: interleaved_probes(probe_steps=0), "probe_steps must be at least 1; got 0"),
+        (
+            lambda: interleaved_probes(10, 2, 2).init(jax.random.key(0), 4),
+            "update_steps must be at least 4 groups x 2 sweeps x 2 probe_steps = 16; got 10",
+        ),
+        (
+            lambda: interleaved_probes(90, one_hot_factor=0.2).init(jax.random.key(0), 5),
+            r"one_hot_factor must be in \(1/5, 1\] with 5 groups; got 0.2",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(make, message):

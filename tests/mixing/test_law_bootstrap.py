@@ -53,6 +53,22 @@ def test_refits_are_stacked_repeatable_and_shrink_with_the_noise():
     np.testing.assert_allclose(widths[0] / widths[1], 4, rtol=0.4)  # Huber cuts the larger noise
 
 
+def test_the_refits_of_few_runs_are_widened_for_the_parameters_that_were_fitted():
+    """n = 4 runs, d = 2 parameters: residuals are sqrt(4 / 2) too small, and are scaled up.
+
+    A linear law is linear in its losses, so refits move by the least-squares map of the resampled
+    residuals: their variance is that map's, times the mean square of the widened residuals.
+    """
+    p = np.array([[0.1, 0.9], [0.4, 0.6], [0.6, 0.4], [0.9, 0.1]])
+    loss = p @ np.array([[1.0], [2.0]]) + np.array([[0.03], [-0.05], [0.01], [0.02]])
+    refits = bootstrap_law(fit_linear_law, p, loss, samples=4000)
+    residual = loss[:, 0] - refits.law.predict(p)[:, 0]
+    residual = (residual - residual.mean()) * np.sqrt(4 / 2)
+    expected = np.sqrt((np.linalg.pinv(p) ** 2).sum(1) * (residual**2).mean())
+    # 4000 refits: 1.1 % standard error of a standard deviation.
+    np.testing.assert_allclose(refits.laws.matrix[:, 0].std(0), expected, rtol=0.05)
+
+
 def test_a_law_without_residuals_has_no_interval():
     with pytest.raises(ValueError, match="needs at least 4 runs, one more than the 3 parameters"):
         bootstrap_law(fit_log_linear_law, P[:3], noisy(0)[:3])

@@ -176,7 +176,7 @@ def test_offline_methods_train_on_what_their_table_says():
         (lambda: skillit(window=0), "window must be at least 1; got 0"),
         (lambda: skillit(update_steps=0), "update_steps must be at least 1; got 0"),
         (lambda: doremi(smoothing=2.0), r"smoothing must be in \[0, 1\]; got 2.0"),
-        (lambda: doge(0.0), "temperature must be positive and finite; got 0.0"),
+        (lambda: doge(0.0), "temperature must be at least 1e-30 and finite; got 0.0"),
         (lambda: doge(average_over="x"), "average_over must be evaluated or trained; got 'x'"),
         (lambda: odm(memory=1.0), r"memory must be in \[0, 1\); got 1.0"),
         (lambda: odm(update_steps=0), "update_steps must be at least 1; got 0"),

@@ -11,11 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jlab.data import MixtureLoader, evaluation_batches
+from jlab.data.batch import Batch
 from jlab.data.loader import assign
 from jlab.mixing import Mixer, Plan, doge, doremi
 from jlab.training import Run, init_state, make_mesh, train_language_model
 from jlab.training.language import token_loss
-from jlab.training.reweight import CLIP, Given, make_reweighting_step, rows_of_a_group
+from jlab.training.reweight import (
+    CLIP,
+    Given,
+    _drawn,
+    make_reweighting_step,
+    rows_of_a_group,
+)
 from tests.mixing.worlds import jit_in_haste
 from tests.training.runs import assert_same_bits, killed, rows
 
@@ -129,6 +136,34 @@ def test_the_step_of_doremi_clips_after_each_group(setting):
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
 
+def test_the_weights_of_a_step_come_from_that_step(setting):
+    """A method that goes from equal weights to `WEIGHTS`: the step is taken with the new ones."""
+    first = Plan(np.full(2, 0.5), np.ones(2, np.float32), 1, False)
+    learning = recorder("reference_loss")._replace(
+        plan=lambda state: first._replace(loss_weights=jnp.where(state > 0, WEIGHTS, 1.0))
+    )
+    given_to_step = Given(reference=setting[1])
+    expected, _ = take(setting, recorder("reference_loss"), given_to_step)
+    state, _ = take(setting, learning, given_to_step)
+    assert_same_bits(state.params, expected.params)
+
+
+def test_every_step_draws_its_own_validation_windows(bench):
+    windows = np.arange(40, dtype=np.int32).reshape(2, 20)
+    validation = Batch(*[windows] * len(Batch._fields))
+    state = bench.fresh()
+    drawn = [
+        np.asarray(_drawn(state._replace(step=jnp.int32(step)), validation, 6).ids)
+        for step in (3, 3, 4)
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+    assert all(
+        (row >= low).all() and (row < low + 20).all()
+        for row, low in zip(drawn[2], (0, 20), strict=True)
+    )
+
+
 def test_a_group_that_the_batch_lacks_has_no_loss_and_no_gradient(setting):
     model, params, batch, windows = setting
     one_group = batch._replace(mask=batch.mask * (batch.group == 1)[:, None])
@@ -198,7 +233,9 @@ def test_doremi_learns_from_a_reference_and_wants_one(finished, tmp_path):
     assert abs(trained.mixture[0] - 0.5) > 1e-3
 
 
-def test_gradient_accumulation_is_refused(finished, tmp_path):
+def test_what_the_step_does_not_do_is_refused(finished, tmp_path):
+    with pytest.raises(ValueError, match=r"z_loss must be 0 with .*; got 0.1"):
+        train_language_model(replace(finished[0], z_loss=0.1), doge(), Run(tmp_path))
     config = replace(finished[0], accumulate=2)
-    with pytest.raises(ValueError, match=r"accumulate must be 1 with .* got 2"):
+    with pytest.raises(ValueError, match=r"accumulate must be 1 with .*; got 2"):
         train_language_model(config, doge(), Run(tmp_path))
