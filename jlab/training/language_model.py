@@ -66,16 +66,16 @@ def train_language_model(
     """
     groups = groups or load_groups(config.data, tell_stages())
     config = with_vocabulary(config, groups)
-    _claim_folder(config, groups, run)
-    mesh = make_mesh(config.mesh)
-    loader = MixtureLoader(groups.train, config.batch_size, config.seed, config.data.document_mask)
-    inside = mixer if mixer.needs & IN_STEP else None
     check_reweighting(config, mixer)
     if "reference_loss" in mixer.needs and reference is None:
         raise ValueError(
             "this mixing method compares losses with a reference model: train one first and pass"
             " its parameters as `reference`"
         )
+    _claim_folder(config, groups, run)
+    mesh = make_mesh(config.mesh)
+    loader = MixtureLoader(groups.train, config.batch_size, config.seed, config.data.document_mask)
+    inside = mixer if mixer.needs & IN_STEP else None
     train = init_train_state(config, mesh, len(groups.names), inside)
     job = Job(
         step=compiled_step(config, groups, mesh, inside, reference),
