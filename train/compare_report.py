@@ -197,6 +197,7 @@ def _difference_plot(out: Run, done: Sequence[dict]) -> None:
             axis.errorbar(interval.mean, place, xerr=half, fmt="o", color=COLORS[0], capsize=3)
             axis.plot(gains, np.full(len(gains), place), ".", color=COLORS[1], ms=4)
         axis.axvline(0, color="black", lw=0.8)
+        axis.set_xscale("symlog", linthresh=10)  # a bad method must not hide the others
         axis.set_yticks(range(len(names)), [METHODS[name].title for name in names])
         axis.invert_yaxis()
         axis.set_xlabel("average test perplexity less stratified's (left is better)")

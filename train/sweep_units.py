@@ -79,7 +79,8 @@ class Study:
             ]
             return {"losses": losses.tolist(), "curve": curve}
 
-        return self._kept("path", train)
+        kept = self._kept("path", train)
+        return {name: kept[name] for name in ("losses", "curve")}
 
     def graph(self) -> list[list[float]]:
         """Skill-It's graph of one full run per group, trained on that group alone."""

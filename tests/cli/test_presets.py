@@ -26,7 +26,14 @@ PLOTS = {
         "differences.png",
         "mixtures.png",
     },
-    "mixing_sweep": {"fidelity.png", "matrices.png", "similarity.png", "proportions.png"},
+    "mixing_sweep": {
+        "loss_by_group.png",
+        "fidelity.png",
+        "matrices.png",
+        "benefits.png",
+        "similarity.png",
+        "proportions.png",
+    },
 }
 
 
