@@ -22,6 +22,7 @@ from jlab.data.loader import LoaderState
 from jlab.training.language_config import LanguageModelConfig
 from jlab.training.language_model import Trained
 from jlab.training.mesh import batch_rows, make_mesh
+from jlab.training.signals import Interrupted, stop_on_signal
 from jlab.training.stacked import Stacked, fitting_runs, make_stacked, put_batches
 from jlab.training.start import Start, fresh_start
 
@@ -79,6 +80,7 @@ def branch(
 
     Raises:
       ValueError: with the field, its value and what is allowed; nothing is trained.
+      Interrupted: a signal asked to stop; nothing is kept.
     """
     p = np.asarray(proportions, np.float64)
     _check(p, steps, eval_every, runs_at_once)
@@ -94,12 +96,13 @@ def branch(
     at_once = runs_at_once or fitting_runs(config, len(groups.names))
     parts = []
     # Equal parts, but for one run: two programs at most.
-    for runs in np.array_split(np.arange(len(p)), -(-len(p) // at_once)):
-        before = np.stack([fresh[id(starts[i])] for i in runs])
-        chosen = [(starts[i], streams[i]) for i in runs]
-        parts.append(_train(job, chosen, due, before, test))
-        if tell is not None:
-            _tell(tell, parts[-1].skipped, runs, p)
+    with stop_on_signal() as stop:
+        for runs in np.array_split(np.arange(len(p)), -(-len(p) // at_once)):
+            before = np.stack([fresh[id(starts[i])] for i in runs])
+            chosen = [(starts[i], streams[i]) for i in runs]
+            parts.append(_train(job, chosen, due, before, test, stop))
+            if tell is not None:
+                _tell(tell, parts[-1].skipped, runs, p)
     return _joined(parts)
 
 
@@ -165,6 +168,7 @@ def _train(
     due: list[int],
     before: Float[np.ndarray, "n m"],
     test: bool,
+    stop: Callable[[], bool],
 ) -> Branches:
     """Train the runs of one program."""
     starts, streams = zip(*runs, strict=True)
@@ -176,6 +180,8 @@ def _train(
         return np.stack([losses_of(job.programs.take(state.params, i)) for i in range(len(runs))])
 
     for step, items in enumerate(zip(*streams, strict=True), 1):
+        if stop():
+            raise Interrupted(f"stopped at step {step - 1} of {due[-1]}, side by side")
         batches, data = zip(*items, strict=True)
         placed = put_batches(batches, job.mesh)
         skipped.block_until_ready()  # batches are made one step ahead, and do not pile up

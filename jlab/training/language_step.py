@@ -15,7 +15,7 @@ from jlab.training.language_config import LanguageModelConfig
 from jlab.training.language_state import state_shapes
 from jlab.training.mixer import IN_STEP, Mixer
 from jlab.training.optim import make_optimizer, make_schedule
-from jlab.training.reweight import Given, make_reweighting_step
+from jlab.training.reweight import Given, GivenStep, make_reweighting_step
 from jlab.training.state import TrainState
 from jlab.training.step import StepFn, jit_step, make_train_step
 
@@ -54,23 +54,32 @@ def compiled_step(
     """
     if inside is None:
         return _plain_step(replace(config, seed=0, data=DataConfig()), mesh, len(groups.names))
-    m, steps = len(groups.names), config.loop.steps
+    compiled = _reweighting_step(
+        replace(config, seed=0, data=DataConfig()), mesh, len(groups.names), inside
+    )
     compares = bool(inside.needs & {"gradients", "gradient_matrix"})
+    validation = _stacked_validation(config, groups, mesh) if compares else None
+    return partial(_given, compiled, Given(reference, validation))
+
+
+@lru_cache(maxsize=4)
+def _reweighting_step(
+    config: LanguageModelConfig, mesh: Mesh, groups: int, inside: Mixer
+) -> GivenStep:
+    steps = config.loop.steps
     step = make_reweighting_step(
         config.model,
         make_optimizer(config.optimizer, steps),
         make_schedule(config.optimizer, steps),
         inside,
-        m,
+        groups,
         mesh,
         config.gradient_windows,
     )
-    compiled = jit_step(step, state_shapes(config, mesh, m, inside))
-    validation = _stacked_validation(config, groups, mesh) if compares else None
-    return partial(_given, compiled, Given(reference, validation))
+    return jit_step(step, state_shapes(config, mesh, groups, inside))
 
 
-def _given(compiled: StepFn, given: Given, state: TrainState, batch: Batch):
+def _given(compiled: GivenStep, given: Given, state: TrainState, batch: Batch):
     return compiled(state, batch, given)
 
 
