@@ -22,7 +22,7 @@ demo: install
 	$(PY) -m train aioli
 
 test: install
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(PY) -m pytest -n 2 -m slow

@@ -18,12 +18,10 @@ from jlab.mixing import (
     Observation,
     aioli,
     bandit,
-    direct_solver,
     doge,
     doremi,
     exponentiated_gradient_solver,
     handover,
-    interleaved_probes,
     log_linear,
     odm,
     online,
@@ -131,9 +129,6 @@ METHODS = {
     "odm": mixer(lambda order: odm(update_steps=3)),
     "bandit, log-linear law": mixer(
         lambda order: online(bandit(), exponentiated_gradient_solver(0.1), log_linear)
-    ),
-    "probes, direct": mixer(
-        lambda order: online(interleaved_probes(20, 1, 2, 1.0), direct_solver(floor=0.1, cap=0.7))
     ),
     "skillit, then aioli": mixer(
         lambda order: handover(

@@ -88,6 +88,7 @@ class Run:
             return None
         result = json.loads(path.read_text())
         self.check_settings(result)
+        result.pop("settings", None)
         return result
 
     def check_settings(self, saved: dict) -> None:
@@ -105,7 +106,8 @@ class Run:
 
     def write_result(self, result: dict) -> None:
         """Write `result.json`, which marks the part as done."""
-        self.write_json("result.json", {**result, "settings": self.settings})
+        settings = {} if self.settings is None else {"settings": self.settings}
+        self.write_json("result.json", {**result, **settings})
 
     def write_summary(self, summary: dict, text: str) -> None:
         """Write `summary.json` and `summary.md`."""

@@ -1,6 +1,6 @@
 """One cache and one unbroken run per preset for all tests of the command lines."""
 
-import functools
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,23 +18,37 @@ _CACHE_OPTIONS = (
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """Stands in for the user's cache folder; the workers of one test run share it."""
+def shared(tmp_path_factory) -> Path:
+    """A folder that all workers of one test run share."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def cache(shared) -> Path:
+    """Stands in for the user's cache folder."""
+    folder = shared / "cache"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="session")
-def unbroken(tmp_path_factory, cache) -> Callable[[str], tuple[Path, str, str]]:
-    """`unbroken(preset)`: folder, stdout and stderr of a tiny run that nothing has disturbed."""
+def unbroken(shared, cache) -> Callable[[str], tuple[Path, str, str]]:
+    """`unbroken(preset)`: folder, stdout and stderr of a tiny run that nothing has disturbed.
 
-    @functools.cache
+    One worker makes it, the others wait for it.
+    """
+
     def finished(preset: str) -> tuple[Path, str, str]:
-        folder = tmp_path_factory.mktemp(f"unbroken-{preset}")
-        code, out, err = run(folder, cache, "train", preset, "--size", "tiny")
-        assert code == 0, err
+        folder = shared / f"unbroken-{preset}"
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "code").exists():
+                code, _, _ = run(folder, cache, "train", preset, "--size", "tiny")
+                (folder / "code").write_text(str(code))
+        out, err = ((folder / name).read_text() for name in ("out", "err"))
+        assert (folder / "code").read_text() == "0", err
         return folder / "runs" / preset / "001", out, err
 
     return finished

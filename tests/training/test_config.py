@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from configs import PRESETS
 from jlab.training import LanguageModelConfig, LoopConfig, OptimConfig
-from jlab.training.config import differences, from_dict, nearest, to_dict
+from jlab.training.config import differences, from_dict, nearest, settings_digest, to_dict
 
 EVERY = [
     (preset, size, config)
@@ -180,3 +180,12 @@ def test_a_language_model_config_refuses_by_name(values, message):
     with pytest.raises(ValueError, match="must be") as refused:
         LanguageModelConfig(**values)
     assert str(refused.value) == message
+
+
+def test_settings_are_told_apart_but_for_seed_and_what_changes_no_number():
+    config = LanguageModelConfig()
+    digest = settings_digest(config)
+    assert digest == settings_digest(replace(config, seed=3))
+    assert digest == settings_digest(replace(config, loop=LoopConfig(log_every=1, keep=9)))
+    assert digest != settings_digest(replace(config, batch_size=9))
+    assert digest != settings_digest(replace(config, optimizer=OptimConfig(b1=0.5)))

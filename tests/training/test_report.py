@@ -64,6 +64,18 @@ def test_a_run_folder_has_its_files_whole(tmp_path):
     assert not list(run.path.glob("*.partial"))
 
 
+def test_a_part_is_bound_to_the_settings_that_made_it(tmp_path):
+    run = Run(tmp_path)
+    run.settings = "0a1b"
+    part = run.child("proxy")
+    part.write_result({"loss": 0.5})
+    assert part.result() == {"loss": 0.5}
+    run.settings = "ffff"
+    with pytest.raises(ValueError, match=r"proxy was made with other settings than config.json"):
+        run.child("proxy").result()
+    assert Run(tmp_path / "proxy").result() == {"loss": 0.5}  # whoever has no settings may read
+
+
 def test_a_line_has_its_numbers_and_below_time_what_depends_on_the_clock(tmp_path):
     run = Run(tmp_path)
     run.open_log(None)
