@@ -147,7 +147,6 @@ def _says(config: Any, done: Sequence[dict]) -> str:
     if config.equal_compute:
         equal = {n: at_equal_length(config, done, n) for n in names}
         lines.append(_verdict("stratified sampling for as many steps in all", equal))
-    if config.equal_compute:
         lines.append(
             "(Equal length counts training steps. Evaluations come on top: Aioli validates after"
             " each probe, DoGE takes validation gradients in every step of its proxy, DoReMi runs"

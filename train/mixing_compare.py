@@ -16,7 +16,9 @@ from jlab.data import Groups, load_groups
 from jlab.data.groups import Progress
 from jlab.mixing import AioliConfig, aioli, doge, stratified
 from jlab.mixing.regressor import FEWEST_RUNS
+from jlab.training.config import check_least, check_positive
 from jlab.training.language_model import LanguageModelConfig, check_fit
+from jlab.training.report import skipped_note
 from jlab.training.run import Run
 from train.compare_methods import METHODS, Study, extra_runs, extra_steps, proxy_steps, then_aioli
 from train.compare_report import compare_plots, compare_text
@@ -67,14 +69,11 @@ class Config(LanguageModelConfig):
             raise ValueError(f"methods must be among {', '.join(METHODS)}; got {unknown[0]!r}")
         if len(set(self.methods)) < len(self.methods):
             raise ValueError(f"methods must be different ones; got {' '.join(self.methods)}")
-        for name in ("sweep_runs", "skillit_rounds", "odm_steps", "aioli_from"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
-        if self.extra_budget is not None and not 0 < self.extra_budget < float("inf"):
-            raise ValueError(f"extra_budget must be positive and finite; got {self.extra_budget}")
-        for name in ("sweep_alpha", "doge_temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
+        counts = ("sweep_runs", "skillit_rounds", "odm_steps", "aioli_from")
+        check_least(self, dict.fromkeys(counts, 1))
+        check_positive(self, "sweep_alpha", "doge_temperature")
+        if self.extra_budget is not None:
+            check_positive(self, "extra_budget")
         for name in ("skillit_rate", "skillit_static_rate", "doremi_rate"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be >= 0 and finite; got {getattr(self, name)}")
@@ -179,4 +178,7 @@ def report(config: Config, parts: dict[int, Run], out: Run) -> str:
     compare_plots(out, started, proxies, done)
     if not done:
         return "Stopped before the end of the first seed; the plots show the runs so far.\n"
-    return compare_text(config, done)
+    runs = [
+        Run(path.parent) for part in parts.values() for path in part.path.glob("*/metrics.jsonl")
+    ]
+    return compare_text(config, done) + skipped_note(run.rows() for run in runs)

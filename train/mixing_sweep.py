@@ -13,13 +13,13 @@ similar to the fitted one, 0.7 to 0.8 where a matrix without preference has 0.48
 """
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from jlab.data import Groups, load_groups
 from jlab.data.groups import Progress
 from jlab.mixing import aioli, stratified
+from jlab.training.config import check_least, check_positive
 from jlab.training.language_model import LanguageModelConfig, check_fit
 from jlab.training.plots import mixture_plots
 from jlab.training.run import Run
@@ -57,12 +57,8 @@ class Config(LanguageModelConfig):
     def __post_init__(self):
         super().__post_init__()
         counts = ("breaks", "branch_steps", "mixtures", "sweeps", "probe_steps", "refits")
-        for name in (*counts, "observed_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
-        for name in ("cover_alpha", "solver_rate", "one_hot_factor"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
+        check_least(self, dict.fromkeys((*counts, "observed_batches"), 1))
+        check_positive(self, "cover_alpha", "solver_rate", "one_hot_factor")
         if self.accumulate > 1:
             raise ValueError(
                 f"accumulate must be 1, for the gradients that DoGE sees; got {self.accumulate}"

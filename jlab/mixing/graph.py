@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jlab.mixing.compose import Estimator
+from jlab.mixing.egd import exponentiated_gradient
 from jlab.mixing.mixer import make_plan
 from jlab.training.mixer import Observation, Plan
 
@@ -154,4 +155,7 @@ def uniform_step_from(
     graph: Float[np.ndarray, "m n"], learning_rate: float
 ) -> Float[np.ndarray, "m"]:
     """One step of exponentiated gradient descent from uniform, every loss counted as 1."""
-    return np.asarray(jax.nn.softmax(learning_rate * check_graph(graph).sum(1)), np.float64)
+    edges = check_graph(graph)
+    with jax.enable_x64(True):
+        uniform = jnp.full(len(edges), 1 / len(edges))
+        return np.asarray(exponentiated_gradient(uniform, jnp.asarray(edges.T), learning_rate))

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import itertools
+import math
 import types
 import typing
 from typing import Any
@@ -54,6 +55,28 @@ def from_dict(kind: Any, value: Any, where: str = "", base: Any = None) -> Any:
     # A bool is an int to Python, but not to a person.
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     return _checked(fits, value, where, f"of type {kind.__name__}")
+
+
+def check_least(config: Any, least: dict[str, float], where: str = "") -> None:
+    """Refuse fields below the least value that each may have.
+
+    Raises:
+      ValueError: with the field, its value and the bound.
+    """
+    for name, bound in least.items():
+        if not getattr(config, name) >= bound:
+            raise ValueError(f"{where}{name} must be >= {bound}; got {getattr(config, name)}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse fields that are not positive and finite.
+
+    Raises:
+      ValueError: with the field and its value.
+    """
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be positive and finite; got {getattr(config, name)}")
 
 
 def settings_digest(config: Any) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 
 from jlab.data import DataConfig
 from jlab.nn import TransformerConfig
+from jlab.training.config import check_least
 from jlab.training.loop import LoopConfig
 from jlab.training.mesh import MeshConfig
 from jlab.training.optim import OptimConfig
@@ -36,13 +37,10 @@ class LanguageModelConfig:
 
     def __post_init__(self):
         counts = ("batch_size", "accumulate", "eval_windows", "test_windows", "gradient_windows")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
+        check_least(self, dict.fromkeys(counts, 1))
         if not 0 <= self.z_loss < math.inf:
             raise ValueError(f"z_loss must be >= 0 and finite; got {self.z_loss}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0; got {self.seed}")
+        check_least(self, {"seed": 0})
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size must be a multiple of accumulate = {self.accumulate};"

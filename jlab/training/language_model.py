@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ class Trained(NamedTuple):
 
     def evaluate(self, split: str, windows: int) -> GroupLosses:
         """Losses per group on `split`, from up to `windows` windows of each group."""
-        return _evaluator(self.config, self.groups, self.mesh, split, windows)(self.params)
+        return make_evaluator(self.config, self.groups, self.mesh, split, windows)(self.params)
 
 
 def train_language_model(
@@ -81,7 +82,7 @@ def train_language_model(
         step=compiled_step(config, groups, mesh, inside, reference),
         loader=loader,
         mixer=sampling_of(mixer) if inside else mixer,
-        evaluate=_evaluator(config, groups, mesh, "validation", config.eval_windows),
+        evaluate=make_evaluator(config, groups, mesh, "validation", config.eval_windows),
         names=groups.names,
         mesh=mesh,
         rows=batch_rows(config.batch_size, mesh, config.accumulate),
@@ -160,7 +161,10 @@ def check_fit(config: LanguageModelConfig, groups: Groups, mixer: Mixer) -> None
     jax.eval_shape(lambda: mixer.init(jax.random.key(config.seed), len(groups.names)))
 
 
-def _evaluator(config: LanguageModelConfig, groups: Groups, mesh: Mesh, split: str, windows: int):
+def make_evaluator(
+    config: LanguageModelConfig, groups: Groups, mesh: Mesh, split: str, windows: int
+) -> Callable[[PyTree], GroupLosses]:
+    """Build `evaluate(params)` on up to `windows` windows of each group of a split."""
     rows = batch_rows(config.batch_size, mesh)
     packed = getattr(groups, split)
     batches = evaluation_batches(packed, config.batch_size, windows, config.data.document_mask)

@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 from jlab.data.batch import Batch
 from jlab.data.loader import LoaderState, MixtureLoader
 from jlab.training.checkpoint import Checkpointer
+from jlab.training.config import check_least
 from jlab.training.devices import peak_flops
 from jlab.training.language import GroupLosses
 from jlab.training.loop_state import (
@@ -54,9 +55,7 @@ class LoopConfig:
 
     def __post_init__(self):
         least = {"steps": 1, "log_every": 1, "eval_every": 0, "checkpoint_every": 0, "keep": 2}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"loop.{name} must be >= {bound}; got {getattr(self, name)}")
+        check_least(self, least, where="loop.")
         if self.nonfinite not in ("stop", "skip"):
             raise ValueError(f"loop.nonfinite must be stop or skip; got {self.nonfinite!r}")
 

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jlab.data import evaluation_batches
 from jlab.data.loader import LoaderState
-from jlab.training.language import make_evaluate
+from jlab.training.language_model import make_evaluator
 from jlab.training.language_step import compiled_step
 from jlab.training.loop import NonFiniteLoss
 from jlab.training.loop_state import Controller, Round, add_step, mean_losses, new_round
@@ -63,9 +62,11 @@ def learn_at(start: Start, mixer: Mixer) -> Learned:
             "mixer must learn between steps; this one lives in the training step, because it needs"
             f" {', '.join(sorted(mixer.needs & IN_STEP))}"
         )
-    controller, evaluate = Controller(mixer), _evaluator(start)
+    config, controller = start.config, Controller(mixer)
+    mesh = make_mesh(config.mesh)
+    evaluate = make_evaluator(config, start.groups, mesh, "validation", config.eval_windows)
     with jax.enable_x64(True):
-        state = jax.device_get(mixer.init(jax.random.key(start.config.seed), len(start.data.drawn)))
+        state = jax.device_get(mixer.init(jax.random.key(config.seed), len(start.data.drawn)))
     # A copy, because a step eats the state that it is given.
     here = _Here(jax.tree.map(jnp.copy, start.train), start.data, new_round(start.data))
     evaluations = 0
@@ -73,7 +74,7 @@ def learn_at(start: Start, mixer: Mixer) -> Learned:
         for _ in range(_MOST_PLANS):
             plan = controller.plan(state)
             here = _follow(start, plan, here, stop)
-            losses = evaluate(here.train.params) if plan.evaluate else None
+            losses = evaluate(here.train.params).loss if plan.evaluate else None
             evaluations += int(plan.evaluate)
             state, said = controller.update(state, _observation(start, mixer, here, losses))
             if said["mixing/round_learned"]:
@@ -90,7 +91,7 @@ def _follow(start: Start, plan: Plan, here: _Here, stop: Callable[[], bool]) -> 
     mesh = make_mesh(config.mesh)
     step = compiled_step(config, groups, mesh, None, None)
     weights = jnp.asarray(plan.loss_weights, jnp.float32)
-    train, data, seen = here.train._replace(extras={"loss_weights": weights}), here.data, None
+    train, data = here.train._replace(extras={"loss_weights": weights}), here.data
     seen = new_round(data)
     rows = batch_rows(config.batch_size, mesh, config.accumulate)
     for batch, after in start.loader().batches(data, plan.proportions, int(plan.steps), rows):
@@ -118,12 +119,3 @@ def _observation(
         eval_loss=np.full(len(here.data.drawn), np.nan) if losses is None else losses,
         train_loss=mean_losses(here.seen) if "train_loss" in mixer.needs else None,
     )
-
-
-def _evaluator(start: Start) -> Callable:
-    config, groups = start.config, start.groups
-    mesh, mask = make_mesh(config.mesh), config.data.document_mask
-    batches = evaluation_batches(groups.validation, config.batch_size, config.eval_windows, mask)
-    rows = batch_rows(config.batch_size, mesh)
-    evaluate = make_evaluate(config.model, list(batches), len(groups.names), mesh, rows)
-    return lambda params: evaluate(params).loss

@@ -153,9 +153,10 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(preset, call, tmp_path):
     assert all(cost[name] > 0 for name in names)
     steps = told["config"]["loop"]["steps"] * told["config"]["batch_size"]
     runs = cost["tokens"] / (steps * told["config"]["data"]["length"])
-    # The sweep trains its branches and one-hot runs without a loop of their own.
-    own = preset == "mixing_sweep"
-    assert runs > 10 if own else runs == len(parts(preset, tmp_path))
+    # The sweep trains most without a loop of its own: the path, 4 one-hot and 6 full runs, and at 2
+    # checkpoints 6 branches of 4 steps, 8 steps of probes, 2 batches observed at twice a step.
+    sweep = 1 + 4 + 6 + 2 * (6 * 4 + 8 + 2 * 2) / 24
+    assert runs == (sweep if preset == "mixing_sweep" else len(parts(preset, tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 

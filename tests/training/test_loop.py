@@ -119,6 +119,13 @@ def test_a_mixing_method_never_learns_from_a_nan(bench, tmp_path):
         play(bench, MIXERS["aioli"], tmp_path, evaluate=spoiled)
 
 
+def test_a_mixing_method_that_never_trains_is_refused(bench, tmp_path):
+    idle = MIXERS["stratified"]
+    empty = idle._replace(plan=lambda state: idle.plan(state)._replace(steps=jax.numpy.int32(0)))
+    with pytest.raises(ValueError, match="the mixing method planned 101 times no step to train"):
+        play(bench, empty, tmp_path)
+
+
 def test_training_goes_on_when_checkpoints_fail(bench, tmp_path, monkeypatch):
     save = ocp.CheckpointManager.save
 
