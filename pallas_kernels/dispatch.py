@@ -1,0 +1,179 @@
+"""Which implementation of an op runs: asked for, or the fastest that the platform and inputs allow.
+
+`mosaic_gpu` are the Hopper kernels of this package, `triton` simpler kernels for GPUs before and
+after it, `xla` the definition of each op, on any platform and in any type. Without a choice the
+first that fits is taken, in this order; an implementation that was asked for and does not fit is
+refused with the reason.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+Implementation = Literal["mosaic_gpu", "triton", "xla"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = ("mosaic_gpu", "triton", "xla")
+
+
+def choose(
+    op: str,
+    implementation: Implementation | None,
+    interpret: bool,
+    reasons: dict[Implementation, str | None],
+) -> Implementation:
+    """The implementation to run.
+
+    Args:
+      op: name of the op, for messages.
+      implementation: the one asked for; None: the first that fits.
+      interpret: whether a GPU kernel is to be interpreted, on any platform.
+      reasons: for each implementation that the op has, why it cannot take these inputs; None if it
+        can.
+
+    Raises:
+      ValueError: for an implementation that there is not, or `interpret` of `xla`.
+      NotImplementedError: for one asked for that does not take these inputs or this platform.
+    """
+    if implementation not in (None, *reasons):
+        known = ", ".join(reasons)
+        raise ValueError(f"{op}: implementation must be one of {known}; got {implementation!r}")
+    if interpret and implementation == "xla":
+        raise ValueError(f"{op}: interpret=True is for GPU kernels; implementation is 'xla'")
+    found = {
+        name: reason or (None if interpret else unavailable(name))
+        for name, reason in reasons.items()
+        if not (interpret and name == "xla")
+    }
+    if implementation is not None:
+        if found[implementation]:
+            raise NotImplementedError(
+                f"{op}: implementation {implementation!r} does not run here:"
+                f" {found[implementation]}"
+            )
+        return implementation
+    for name in IMPLEMENTATIONS:
+        if name in found and found[name] is None:
+            return name
+    why = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+    raise NotImplementedError(f"{op}: no implementation takes these inputs ({why})")
+
+
+def unavailable(implementation: Implementation) -> str | None:
+    """Why the platform cannot run an implementation; None if it can.
+
+    The device that code is being compiled for counts: that of the mesh in whose scope the trace
+    is (ahead-of-time compilation), else jax's default.
+    """
+    if implementation == "xla":
+        return None
+    kind, capability = _device()
+    if capability is None:
+        return f"it needs an NVIDIA GPU; this is {kind}"
+    if implementation == "mosaic_gpu" and capability != 9.0:
+        return f"it needs a Hopper GPU (compute capability 9.0); this is {kind} ({capability})"
+    if implementation == "triton" and capability < 8.0:
+        return f"it needs compute capability 8.0 or later; this is {kind} ({capability})"
+    return None
+
+
+def _device() -> tuple[str, float | None]:
+    """Kind and compute capability of the device that code is being compiled for."""
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    if abstract is not None:
+        hopper = abstract.platform == "gpu" and any(
+            n in abstract.device_kind for n in ("H100", "H200")
+        )
+        return abstract.device_kind, 9.0 if hopper else 8.0 if abstract.platform == "gpu" else None
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        return device.device_kind, None
+    capability = getattr(device, "compute_capability", None)
+    return device.device_kind, float(capability) if capability else None
+
+
+def narrow(*arrays: jax.Array) -> str | None:
+    """Why a GPU kernel cannot take arrays of these types; None if it can: one 16-bit float type."""
+    types = sorted({str(x.dtype) for x in arrays})
+    if types in (["bfloat16"], ["float16"]):
+        return None
+    return f"it takes bfloat16 or float16; got {' and '.join(types)}"
+
+
+def check_one_dtype(op: str, **arrays: jax.Array | None) -> None:
+    """Refuse arrays that are not all of one floating type.
+
+    Raises:
+      TypeError: with each name and its type.
+    """
+    there = {name: x for name, x in arrays.items() if x is not None}
+    if len({x.dtype for x in there.values()}) > 1:
+        said = ", ".join(f"{name} {x.dtype}" for name, x in there.items())
+        raise TypeError(f"{op}: arrays must be of one type; got {said}")
+    for name, x in there.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{op}: {name} must be of a floating type; got {x.dtype}")
+
+
+def check_shape(op: str, sizes: dict[str, int], **arrays: tuple[jax.Array | None, str]) -> None:
+    """Refuse arrays whose axes do not fit together, or that are empty.
+
+    Args:
+      op: name of the op, for messages.
+      sizes: lengths of the named axes known so far; filled in by the arrays in order.
+      **arrays: by name, the array and its axes, as in `q=(q, "batch length heads dim")`; an array
+        that is None is left out.
+
+    Raises:
+      ValueError: with the name, its shape and the shape that it should have.
+    """
+    for name, (x, axes) in arrays.items():
+        if x is None:
+            continue
+        axes = axes.split()
+        if x.ndim == len(axes):
+            named = dict(zip(axes, x.shape, strict=True))
+            if all(sizes.get(axis, n) == n for axis, n in named.items()):
+                sizes.update(named)
+                if 0 in x.shape:
+                    axis = axes[x.shape.index(0)]
+                    raise ValueError(f"{op}: {name} has no {axis}: its shape is {x.shape}")
+                continue
+        allowed = ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in axes)
+        raise ValueError(f"{op}: {name} must have shape ({allowed}); got {x.shape}")
+
+
+def fold_vmap(function: Callable, batched: Sequence[bool]) -> Callable:
+    """Let `vmap` of a kernel fold the mapped axis into the kernel's own batch axis.
+
+    Args:
+      function: takes arrays only, and gives a tree of arrays whose first axis is the batch.
+      batched: for each argument whether its first axis is the batch; arguments without one
+        (weights) that are mapped make the kernel run once per element instead.
+    """
+
+    @custom_vmap
+    @functools.wraps(function)
+    def mapped(*arrays: Any) -> Any:
+        return function(*arrays)
+
+    @mapped.def_vmap
+    def _(size: int, in_batched: list[bool], *arrays: Any) -> tuple[Any, Any]:
+        if any(m and not b for m, b in zip(in_batched, batched, strict=True)):
+            whole = [
+                x if m else jnp.broadcast_to(x[None], (size, *x.shape))
+                for x, m in zip(arrays, in_batched, strict=True)
+            ]
+            out = jax.lax.map(lambda xs: mapped(*xs), tuple(whole))
+            return out, jax.tree.map(lambda _: True, out)
+        folded = []
+        for x, is_mapped, has_batch in zip(arrays, in_batched, batched, strict=True):
+            if has_batch and not is_mapped:
+                x = jnp.broadcast_to(x[None], (size, *x.shape))
+            folded.append(x.reshape(-1, *x.shape[2:]) if has_batch else x)
+        out = jax.tree.map(lambda y: y.reshape(size, -1, *y.shape[1:]), mapped(*folded))
+        return out, jax.tree.map(lambda _: True, out)
+
+    return mapped
