@@ -31,8 +31,7 @@ def supertile(task: Any, rows: int, columns: int, width: int) -> tuple[Any, Any]
     [(0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (2, 1)]
     """
     band, place = _divide(task, width * columns)
-    left = rows - band * width
-    height = jnp.minimum(left, width) if isinstance(task, jax.Array) else np.minimum(left, width)
+    height = _least(rows - band * width, width)
     column, row = _divide(place, height)
     return band * width + row, column
 
@@ -57,6 +56,12 @@ def tasks_of(block: Any, blocks: int, tasks: int) -> Any:
     [3, 2, 2]
     """
     return _divide(tasks - block + blocks - 1, blocks)[0]
+
+
+def _least(a: Any, b: int) -> Any:
+    if isinstance(a, int):
+        return min(a, b)
+    return jnp.minimum(a, b) if isinstance(a, jax.Array) else np.minimum(a, b)
 
 
 def _divide(a: Any, b: Any) -> tuple[Any, Any]:

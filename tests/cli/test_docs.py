@@ -3,7 +3,7 @@
 Blocks of one document run in their order in one temporary folder, by these rules:
 
 - a block fenced as `bash` is given to bash, which stops at the first line that fails; `python` is
-  the one that runs the tests; a block fenced as `python` runs in a namespace of its own;
+  the one that runs the tests; blocks fenced as `python` share one namespace;
 - `python -m train PRESET ...` without `--size` and `--resume` gets `--size tiny`;
 - `make TARGET`, `git clone` with the `cd` that follows it, and `pip install` are not run: the
   target, and the files and extras that pip is to install, must exist;
@@ -24,10 +24,13 @@ from typing import NamedTuple
 import pytest
 
 import jlab
+import pallas_kernels
 from tests.cli.commands import ROOT, environment
 
 DOCUMENTS = sorted(
-    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "pallas_kernels/*.md")
+    for path in ROOT.glob(pattern)
 )
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.M | re.S)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -52,13 +55,18 @@ def blocks(document: str) -> list[Block]:
 
 
 def modules() -> list[str]:
-    found = pkgutil.walk_packages(jlab.__path__, "jlab.")
-    return ["jlab", *(module.name for module in found)]
+    found = [
+        module.name
+        for package in (jlab, pallas_kernels)
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ]
+    return ["jlab", "pallas_kernels", *found]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_of_a_document_runs(document, tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
     for block in blocks(document):
         if block.reason is not None:
             continue
@@ -66,7 +74,7 @@ def test_every_block_of_a_document_runs(document, tmp_path, cache, monkeypatch):
             _run_bash(_script(block.text), tmp_path, cache)
         elif block.language == "python":
             code = compile(block.text, f"{document}:{block.line}", "exec")
-            exec(code, {"__name__": "__main__"})
+            exec(code, namespace)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -95,7 +103,7 @@ def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch, cache):
     module = importlib.import_module(name)
     result = doctest.testmod(module)
     assert result.failed == 0
-    if hasattr(module, "__path__") and name != "jlab":
+    if re.fullmatch(r"jlab\.\w+|pallas_kernels", name) and hasattr(module, "__path__"):
         assert ">>>" in module.__doc__, "the contents of a subpackage open with an example"
 
 

@@ -45,7 +45,7 @@ REFUSED = [
     ),
     (
         lambda: replace(MODEL, implementation="cudnn"),
-        "model.implementation must be one of xla; got 'cudnn'",
+        "model.implementation must be one of auto, mosaic_gpu, triton, xla; got 'cudnn'",
     ),
 ]
 
