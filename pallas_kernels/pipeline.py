@@ -46,6 +46,19 @@ class Task:
     smem: SimpleNamespace | None = None  # this consumer's own tiles, by name; not the producer's
     consumer: Any = None  # number of this consumer
 
+    def put(self, **values: jax.Array) -> None:
+        """Write values to this consumer's own tiles of these names, for its products to read.
+
+        Always write scratch tiles so, not by assignment: without the fence before, a warp that is
+        ahead could overwrite what the products of the other three still read. The interpreter does
+        not see that.
+        """
+        self.t.commit()
+        for name, value in values.items():
+            tile = getattr(self.smem, name)
+            tile[...] = value.astype(tile.dtype)
+        self.t.commit()
+
     def store(self, **outputs: tuple[jax.Array, Any]) -> None:
         """Write values to global memory through this consumer's tiles of the same names.
 
