@@ -8,13 +8,13 @@ it; `make aot` installs both apart from everything else and runs
 
 which prints registers, spills, shared memory and tensor-core instructions of every kernel of every
 case. A spill, or a kernel that does not compile, makes it exit 1; a missing plug-in 2. Without a
-plug-in, `--lower-only` goes as far as jax alone can.
+plug-in, `--lower-only` goes as far as jax alone can. In Python: `compile_for(f, *shapes)`, with
+JAX_PLATFORMS=cpu where there is no GPU.
 """
 
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,14 +25,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pallas_kernels import aot_target  # first: it keeps jax from looking for a GPU
-
-# isort: split
 import jax
 from rich.console import Console
 from rich.progress import track
 
-from pallas_kernels import aot_table
+from pallas_kernels import aot_table, aot_target, apart
 from pallas_kernels.aot_report import Kernel, Report, read_dumps, read_line
 from pallas_kernels.aot_target import compiling_for, h100_topology, missing
 from pallas_kernels.case import OPS, Case, cases, find
@@ -80,7 +77,7 @@ def compile_for(
         try:
             kernels, error = _kernels(function, args, chip, Path(folder)), None
         except Exception as problem:  # whatever the compiler refuses is what there is to report
-            kernels, error = (), _one_line(problem)
+            kernels, error = (), apart.one_line(problem)
     return Report(name, time.perf_counter() - start, kernels, error)
 
 
@@ -109,21 +106,22 @@ def _compile(function: Callable[..., Any], args: tuple[Any, ...], chip: Chip) ->
 
 
 def _triton(function: Callable[..., Any], args: tuple[Any, ...], chip: Chip) -> tuple[Kernel, ...]:
-    """What can be learnt of Triton's kernels: the demand for shared memory.
+    """What can be learnt of Triton's kernels: the largest demand for shared memory.
 
-    The compiler names the demand only where it refuses, so the function is compiled again for a
-    chip without shared memory.
+    The compiler names a kernel's demand only where it refuses it, so the function is compiled for
+    chips with as much as the last refusal named, until none is refused.
     """
-    try:
-        _compile(function, args, chip._replace(shared_per_block=1))
-    except jax.errors.JaxRuntimeError as refusal:
-        wanted = re.search(r"requested (\d+)", str(refusal))
-        if wanted is None:
-            raise
-        shared = int(wanted.group(1))
-    else:
-        shared = 0
-    return (Kernel("triton", None, (), None, None, shared, None, None, None),)
+    shared = 0
+    while True:
+        try:
+            _compile(function, args, chip._replace(shared_per_block=max(shared, 1)))
+        except jax.errors.JaxRuntimeError as refusal:
+            wanted = re.search(r"requested (\d+)", str(refusal))
+            if wanted is None:
+                raise
+            shared = int(wanted.group(1))
+        else:
+            return (Kernel("triton", None, (), None, None, shared, None, None, None),)
 
 
 @contextmanager
@@ -139,12 +137,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _one_line(problem: Exception) -> str:
-    """The first line of an error that says something, with its kind."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return f"{type(problem).__name__}: {lines[0] if lines else ''}"[:300]
-
-
 def report_on(case: Case, backend: str, target: str, lower: bool) -> Report:
     """The report of one case with one implementation, compiled in this process."""
     function = case.on(backend)
@@ -157,23 +149,15 @@ def report_on(case: Case, backend: str, target: str, lower: bool) -> Report:
         if "mosaic_gpu" not in text and "xla.gpu.triton" not in text:
             error = "it lowers, but there is no kernel of Mosaic's or Triton's in it"
     except Exception as problem:  # as in `compile_for`
-        error = _one_line(problem)
+        error = apart.one_line(problem)
     return Report(name, time.perf_counter() - start, (), error)
 
 
 def _apart(job: tuple[str, str], flags: Sequence[str]) -> Report:
-    """The report of one case from a process of its own: the compiler may abort, or hang."""
+    """The report of one case from a process of its own."""
     name, backend = job
-    command = [sys.executable, "-m", "pallas_kernels.aot", "--worker", name, backend, *flags]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    except subprocess.TimeoutExpired:
-        return Report(name, 900.0, (), "the compiler did not end within 15 minutes")
-    if done.returncode == 0:
-        return read_line(done.stdout.splitlines()[-1])
-    fatal = [line for line in done.stderr.splitlines() if re.match(r"F\d{4} |\w+Error", line)]
-    why = (fatal or [f"exit status {done.returncode}"])[-1]
-    return Report(name, 0.0, (), f"the compiler's process died: {why}"[:300])
+    outcome = apart.run("pallas_kernels.aot", ["--worker", name, backend, *flags], timeout=900)
+    return read_line(outcome.line) if outcome.line else Report(name, 0.0, (), outcome.error)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -185,6 +169,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     parser.add_argument("--lower-only", action="store_true", help="no plug-in: stop after lowering")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at the same time")
+    parser.add_argument("--wheels", action="store_true", help="print what to install, and end")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -192,6 +177,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile the cases and print the table; the exit status."""
     given = _arguments(argv)
+    if given.wheels:
+        print(*aot_target.wheels())
+        return 0
     if given.worker:
         name, backend = given.worker
         print(report_on(find(name), backend, given.target, given.lower_only).line())
@@ -199,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given.lower_only and (reason := missing()):
         print(f"nothing was compiled: {reason}", file=sys.stderr)
         return 2
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for the workers: not to look for a driver
     hopper = CHIPS[given.target].capability == (9, 0)
     wanted = [b for b in ("mosaic_gpu", "triton") if hopper or b == "triton"]
     jobs = [(c.name, b) for c in cases(given.only) for b in wanted if b in c.backends]

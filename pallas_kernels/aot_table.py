@@ -66,7 +66,8 @@ def _verdict(kernel: Kernel) -> str:
 def markdown(reports: Sequence[Report], heading: str) -> str:
     """The reports as a Markdown table."""
     lines = [HEADER, ("---",) * len(HEADER), *(row for r in reports for row in rows(r))]
-    table_ = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cells = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines)
+    table_ = "\n".join(f"| {line} |" for line in cells)
     return f"{_summary(reports, heading)}\n\n{table_}\n\n{NOTES}\n"
 
 

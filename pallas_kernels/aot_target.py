@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the plug-in compiles; it must not look for a GPU
-
 import jax
 import jaxlib
 from jax.experimental import topologies
@@ -21,13 +19,17 @@ from pallas_kernels.chips import CHIPS, Chip
 ASSEMBLER = "nvidia-cuda-nvcc-cu12==12.9.86"
 
 
+def wheels() -> tuple[str, ...]:
+    """What to install beside this jax, without dependencies: plug-in, its run time, assembler."""
+    version = jaxlib.__version__
+    return f"jax-cuda12-plugin=={version}", f"jax-cuda12-pjrt=={version}", ASSEMBLER
+
+
 def missing() -> str | None:
     """Why nothing can be compiled here, in one line that says what to install; None if it can."""
-    want = jaxlib.__version__
-    wheels = [f"jax-cuda12-{part}=={want}" for part in ("plugin", "pjrt")]
-    advice = f"pip install --no-deps --target .aot {' '.join(wheels)} {ASSEMBLER}; PYTHONPATH=.aot"
-    for wheel in wheels:
-        name = wheel.split("==")[0]
+    advice = f"pip install --no-deps {' '.join(wheels())}"
+    for wheel in wheels()[:2]:
+        name, want = wheel.split("==")
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -82,6 +84,9 @@ def target_text(chip: Chip) -> str:
 
 def topology(chip: Chip) -> topologies.TopologyDescription:
     """One absent device of this model, as jax compiles for it.
+
+    Without a GPU the process must have been started with JAX_PLATFORMS=cpu: jax gives the plug-in
+    up after it has looked in vain for a driver.
 
     Raises:
       ModuleNotFoundError: where the plug-in or the assembler is missing.

@@ -15,7 +15,7 @@ that kernel, definition and interpreted kernel are the same call. An op's file l
             flops=2 * 32 * 4096**2 * 32 * 128,
             small=shapes(1, 128, 1, 64),
             check=shapes(1, 4096, 4, 128),
-            peers={"cuDNN": Peer(cudnn_attention)},
+            peers=peers.attention(causal=True),
         ),
         Case("attention/gradient D=128 causal", gradient(partial(attention, causal=True), 3), ...),
     )

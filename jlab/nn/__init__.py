@@ -20,7 +20,6 @@ and `fork` continues one prompt in several ways while storing it once.
 5040
 """
 
-from jlab.nn.attention import attention
 from jlab.nn.cache import Cache, fork, init_cache, take
 from jlab.nn.config import LayerConfig, RopeConfig, TransformerConfig
 from jlab.nn.count import count_params, flops_per_token
@@ -37,7 +36,6 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "apply_layer",
-    "attention",
     "count_params",
     "cross_entropy",
     "flops_per_token",

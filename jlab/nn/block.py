@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import jax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jlab.nn.attention import SAVED, Tokens, attention, merge
-from jlab.nn.cache import KV, write
+from jlab.nn.attention import Tokens, merge
+from jlab.nn.cache import KV
 from jlab.nn.config import LayerConfig, TransformerConfig
 from jlab.nn.layers import MLP, Linear, Norm, residual_std
 from jlab.nn.rope import rotate
+from pallas_kernels.ops.attention import SAVED, attention
 
 
 class Context(NamedTuple):
@@ -19,7 +20,6 @@ class Context(NamedTuple):
     rope: tuple[tuple[Array, Array], ...]  # cosine and sine, per layer of the pattern
     queries: Tokens
     keys: tuple[Tokens, ...]  # per part of the cache; empty without one
-    slots: Int[Array, "b l"] | None  # where the cache takes these tokens
 
 
 class Attention(nn.Module):
@@ -32,7 +32,7 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV, ...]
     ) -> tuple[Float[Array, "b l d"], KV | None]:
-        """What the tokens read; with a cache, also the layer's cache after these tokens."""
+        """What the tokens read; with a cache, also their own keys and values, for the cache."""
         layer = self.config.pattern[self.position]
 
         def heads(name: str, count: int) -> Float[Array, "b l count head_dim"]:
@@ -43,21 +43,46 @@ class Attention(nn.Module):
         q = rotate(heads("q_proj", layer.heads), cos, sin)
         k = rotate(heads("k_proj", layer.kv_heads), cos, sin)
         v = heads("v_proj", layer.kv_heads)
+        own = KV(k, v) if cached else None
+        out, lse = self._over_chunk(q, k, v, context)
         if cached:
-            own = write(cached[0], context.slots, k, v)
-            out = _over_parts(q, (own, *cached[1:]), context, layer)
-        else:
-            own = None
-            out, _ = attention(q, k, v, context.queries, context.queries, window=layer.window)
+            outs, lses = _over_parts(q, cached, context, layer)
+            out = merge([out, *outs], [lse, *lses])
         out = out.reshape(*x.shape[:2], layer.heads * layer.head_dim)
         std = residual_std(self.config)
         return Linear(x.shape[-1], layer.out_bias, std, name="o_proj")(out), own
 
+    def _over_chunk(
+        self, q: Array, k: Array, v: Array, context: Context
+    ) -> tuple[Float[Array, "b l heads dim"], Float[Array, "b l heads"]]:
+        """Attention of the tokens over themselves, and its log-sum-exp."""
+        layer, tokens = self.config.pattern[self.position], context.queries
+        # Padding between tokens moves their places apart, which only a window can tell.
+        positions = None if layer.window is None else tokens.index
+        return attention(
+            q,
+            k,
+            v,
+            causal=True,
+            window=layer.window,
+            segment_ids=tokens.segment_ids,
+            positions=positions,
+            return_lse=True,
+            implementation=_implementation(self.config),
+        )
+
+
+def _implementation(config: TransformerConfig) -> str | None:
+    """Who computes attention; a kernel cannot be split over devices by the compiler alone."""
+    if config.implementation == "auto":
+        return None if jax.device_count() == 1 else "xla"
+    return config.implementation
+
 
 def _over_parts(
     q: Float[Array, "b l heads dim"], cached: tuple[KV, ...], context: Context, layer: LayerConfig
-) -> Float[Array, "b l heads dim"]:
-    """Attention over a cache and the prefixes that it continues.
+) -> tuple[list[Float[Array, "b l heads dim"]], list[Float[Array, "b l heads"]]]:
+    """Attention over a cache and over each prefix that it continues, with the log-sum-exps.
 
     The rows that share a prefix are laid side by side as more queries of that prefix's row, so
     its keys are read where they lie.
@@ -68,11 +93,21 @@ def _over_parts(
         shared, queries = jax.tree.map(
             lambda a, rows=rows: a.reshape(rows, -1, *a.shape[2:]), (q, context.queries)
         )
-        k, v = kv.keys.astype(q.dtype), kv.values.astype(q.dtype)
-        out, lse = attention(shared, k, v, queries, keys, window=layer.window)
+        out, lse = attention(
+            shared,
+            kv.keys.astype(q.dtype).swapaxes(1, 2),
+            kv.values.astype(q.dtype).swapaxes(1, 2),
+            causal=True,
+            window=layer.window,
+            segment_ids=queries.segment_ids,
+            kv_segment_ids=keys.segment_ids,
+            positions=queries.index,
+            kv_positions=keys.index,
+            return_lse=True,
+        )
         outs.append(out.reshape(q.shape))
         lses.append(lse.reshape(q.shape[:3]))
-    return merge(outs, lses)
+    return outs, lses
 
 
 class Layer(nn.Module):
@@ -85,7 +120,7 @@ class Layer(nn.Module):
     def __call__(
         self, x: Float[Array, "b l d"], cached: tuple[KV, ...], context: Context
     ) -> tuple[Float[Array, "b l d"], KV | None]:
-        """The residual stream after this layer, and the layer's cache if there is one."""
+        """The residual stream after this layer; with a cache, also the tokens' keys and values."""
         config, layer = self.config, self.config.pattern[self.position]
         attn = Attention(config, self.position, name="attn")
         read, kv = attn(Norm(config, name="attn_norm")(x), context, cached)
@@ -104,7 +139,7 @@ class Period(nn.Module):
     def __call__(
         self, x: Float[Array, "b l d"], cached: tuple[tuple[KV, ...], ...], context: Context
     ) -> tuple[Float[Array, "b l d"], tuple[KV | None, ...]]:
-        """The residual stream after one period, and the caches of its layers."""
+        """The residual stream after one period, and what its layers add to their caches."""
         written = []
         for position, parts_of_layer in enumerate(cached):
             layer = Layer(self.config, position, name=str(position))

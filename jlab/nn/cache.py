@@ -18,8 +18,9 @@ PADDING = -1  # segment id of a token that nothing may see, and of a slot not ye
 class KV(NamedTuple):
     """What one layer of the pattern remembers; the leading axis is the scan over repeats."""
 
-    keys: Float[Array, "*repeats rows slots kv_heads head_dim"]  # after the rotary embedding
-    values: Float[Array, "*repeats rows slots kv_heads head_dim"]
+    # Heads before slots: what attention over the cache reads of a head is then one matrix.
+    keys: Float[Array, "*repeats rows kv_heads slots head_dim"]  # after the rotary embedding
+    values: Float[Array, "*repeats rows kv_heads slots head_dim"]
 
 
 class Cache(NamedTuple):
@@ -50,7 +51,7 @@ def init_cache(
             raise ValueError(f"{name} must be at least 1; got {value}")
 
     def empty(layer):
-        shape = (config.repeats, batch, length, layer.kv_heads, layer.head_dim)
+        shape = (config.repeats, batch, layer.kv_heads, length, layer.head_dim)
         return KV(*(jnp.zeros(shape, dtype or config.dtype) for _ in range(2)))
 
     return Cache(
@@ -72,7 +73,8 @@ def fork(cache: Cache, n: int, length: int | None = None) -> Cache:
     rows, slots = cache.rows * n, length or cache.slots
 
     def empty(kv):
-        shape = (kv.keys.shape[0], rows, slots, *kv.keys.shape[3:])
+        repeats, _, heads, _, dim = kv.keys.shape
+        shape = (repeats, rows, heads, slots, dim)
         return KV(jnp.zeros(shape, kv.keys.dtype), jnp.zeros(shape, kv.values.dtype))
 
     return Cache(
@@ -129,15 +131,18 @@ def advance(cache: Cache, segment_ids: Int[Array, "rows l"]) -> tuple[Cache, Int
 def write(
     kv: KV,
     slots: Int[Array, "rows l"],
-    keys: Float[Array, "rows l kv_heads head_dim"],
-    values: Float[Array, "rows l kv_heads head_dim"],
+    keys: Float[Array, "repeats rows l kv_heads head_dim"],
+    values: Float[Array, "repeats rows l kv_heads head_dim"],
 ) -> KV:
-    """One layer's cache with the chunk's keys and values in their slots."""
+    """The cache of one layer of the pattern with a chunk's keys and values in their slots."""
     rows = jnp.arange(slots.shape[0])[:, None]
-    return KV(
-        kv.keys.at[rows, slots].set(keys.astype(kv.keys.dtype), mode="drop"),
-        kv.values.at[rows, slots].set(values.astype(kv.values.dtype), mode="drop"),
-    )
+
+    def put(old: Array, new: Array) -> Array:
+        # Axes that are indexed by arrays come first in what is set.
+        new = new.astype(old.dtype).transpose(1, 2, 0, 3, 4)
+        return old.at[:, rows, :, slots].set(new, mode="drop")
+
+    return KV(put(kv.keys, keys), put(kv.values, values))
 
 
 def overflowed(cache: Cache) -> Bool[Array, "rows"]:

@@ -133,8 +133,8 @@ class TransformerConfig:
     """compute type; parameters are float32, softmax and norms at least float32"""
     remat: bool = False
     """recompute whole periods in the backward pass: less memory, about a third more compute"""
-    implementation: Literal["xla"] = "xla"
-    """how attention is computed"""
+    implementation: Literal["auto", "mosaic_gpu", "triton", "xla"] = "auto"
+    """who computes attention; auto: the fastest that one device allows, xla on several"""
 
     def __post_init__(self):
         sized = self.vocab_size is None or self.vocab_size > 0
@@ -143,7 +143,7 @@ class TransformerConfig:
         _require(len(self.pattern) > 0, "model.pattern", self.pattern, "at least one layer")
         _one_of(self, "norm", ("rms", "layer"))
         _one_of(self, "dtype", ("float32", "bfloat16", "float64"))
-        _one_of(self, "implementation", ("xla",))
+        _one_of(self, "implementation", ("auto", "mosaic_gpu", "triton", "xla"))
 
     @property
     def layers(self) -> int:

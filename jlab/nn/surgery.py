@@ -57,7 +57,7 @@ def apply_layer(
 ) -> Float[Array, "b l d"]:
     """The residual stream after layer number `layer` with the given parameters."""
     position = int(_place(config, layer)[0])
-    context, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
+    context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
     return Layer(config, position).apply({"params": layer_params}, x, (), context)[0]
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jlab.nn.attention import Tokens
 from jlab.nn.block import Context, scanned_blocks
-from jlab.nn.cache import KV, Cache, advance, first_index, overflowed, parts
+from jlab.nn.cache import KV, Cache, advance, first_index, overflowed, parts, write
 from jlab.nn.config import TransformerConfig
 from jlab.nn.layers import Embed, Linear, Norm, wide
 from jlab.nn.rope import rope_table
@@ -55,10 +55,10 @@ class Transformer(nn.Module):
         """
         config = self.config
         check_inputs(config, tokens, positions, segment_ids, cache)
-        context, cache = read_context(config, tokens.shape, positions, segment_ids, cache)
+        context, cache, slots = read_context(config, tokens.shape, positions, segment_ids, cache)
         embed = Embed(config.vocab_size, config.d_model, name="embed")
         x = embed(tokens).astype(config.dtype)
-        x, layers = scanned_blocks(config)(config, name="blocks")(
+        x, chunks = scanned_blocks(config)(config, name="blocks")(
             x, by_layer(config, cache), context
         )
         hidden = Norm(config, name="final_norm")(x)
@@ -67,7 +67,9 @@ class Transformer(nn.Module):
         else:
             logits = Linear(config.vocab_size, wide_out=True, name="lm_head")(hidden)
         if cache is not None:
-            cache = cache._replace(layers=layers)
+            # Once, after the scan: written within it, the whole cache would be copied each time.
+            written = zip(cache.layers, chunks, strict=True)
+            cache = cache._replace(layers=tuple(write(kv, slots, *new) for kv, new in written))
             logits = jnp.where(overflowed(cache)[:, None, None], jnp.nan, logits)
         return Output(logits, hidden, cache)
 
@@ -85,21 +87,21 @@ def read_context(
     positions: Int[Array, "b l"] | None,
     segment_ids: Int[Array, "b l"] | None,
     cache: Cache | None,
-) -> tuple[Context, Cache | None]:
-    """The rotary tables, places and segments that all layers share; the cache with room made."""
+) -> tuple[Context, Cache | None, Int[Array, "b l"] | None]:
+    """What all layers share; the cache with room made, and the slots that the tokens get in it."""
     if cache is None:
         index = jnp.arange(shape[1])[None, :]
         queries, keys, slots = Tokens(None, segment_ids), (), None
     else:
         if segment_ids is None:
             segment_ids = jnp.zeros(shape, jnp.int32)
-        cache, slots = advance(cache, segment_ids)
-        index = first_index(cache)[:, None] + slots
-        queries = Tokens(index, segment_ids)
         keys = tuple(
             Tokens(first_index(part)[:, None] + jnp.arange(part.slots)[None, :], part.segment_ids)
             for part in parts(cache)
         )
+        cache, slots = advance(cache, segment_ids)
+        index = first_index(cache)[:, None] + slots
+        queries = Tokens(index, segment_ids)
     positions = index if positions is None else positions
     tables = {}
     for layer in config.pattern:
@@ -107,7 +109,7 @@ def read_context(
         if key not in tables:
             tables[key] = rope_table(*key, positions, wide(config.dtype))
     rope = tuple(tables[layer.rope, layer.rotated] for layer in config.pattern)
-    return Context(rope, queries, keys, slots), cache
+    return Context(rope, queries, keys), cache, slots
 
 
 def check_inputs(

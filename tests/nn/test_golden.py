@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jlab.hub import load_hf
 from jlab.nn import Transformer, apply_layer, get_layer, init_cache
 from jlab.nn.rope import rates
 from tests.conftest import golden_folder
-from tests.nn.released import load_released
 
 CASES = sorted(path.parent for path in golden_folder().glob("tiny_hf/*/reference.npz"))
 pytestmark = [
@@ -28,7 +28,7 @@ def run(config, params, tokens, cache=None):
 @pytest.fixture
 def released(case):
     with np.load(case / "reference.npz") as arrays:
-        return *load_released(case), dict(arrays)
+        return *load_hf(case, dtype="float32"), dict(arrays)
 
 
 def close(ours, theirs, tolerance):

@@ -52,8 +52,6 @@ def test_float64_is_exact(case):
     g = arrays_of(case)
     with jax.enable_x64(True):
         slopes = jnp.asarray(g["slopes"], float)
-        o = linear_attention(
-            *inputs_of(g, float), slopes=slopes, initial_state=g.get("init_state")
-        )
+        o = linear_attention(*inputs_of(g, float), slopes=slopes, initial_state=g.get("init_state"))
         assert o.dtype == np.float64
         close(length_first(o), g["y"], 1e-13)

@@ -94,9 +94,7 @@ def test_derivatives_in_float32_hold_for_long_sequences():
 
     def attend(*arrays):
         q, k, v, decay, state = arrays
-        return linear_attention(
-            q, k, v, log_decay=decay, initial_state=state, return_state=True
-        )
+        return linear_attention(q, k, v, log_decay=decay, initial_state=state, return_state=True)
 
     found = jax.jit(lambda *x: jax.vjp(attend, *x)[1](cotangents))(*arrays)
     with jax.enable_x64(True):

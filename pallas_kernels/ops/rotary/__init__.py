@@ -1,0 +1,69 @@
+"""Rotary position embedding: each pair of dims of a head turned by an angle that grows with place.
+
+`xla.py` is the definition, `tables.py` the usual angles.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pallas_kernels.dispatch import Implementation, check_one_dtype, check_shape, choose
+from pallas_kernels.ops.rotary import xla
+from pallas_kernels.ops.rotary.tables import rope_tables
+
+__all__ = ["rope_tables", "rotary"]
+
+
+def rotary(
+    x: Float[Array, "batch length heads dim"],
+    cos: Float[Array, "length half"] | Float[Array, "batch length half"],
+    sin: Float[Array, "length half"] | Float[Array, "batch length half"],
+    *,
+    implementation: Implementation | None = None,
+    interpret: bool = False,
+) -> Float[Array, "batch length heads dim"]:
+    """(x1 cos - x2 sin, x2 cos + x1 sin, rest) for a head x = (x1, x2, rest).
+
+    x1 and x2 are as wide as the tables; what they leave of a head passes unchanged.
+
+    Args:
+      x: queries or keys.
+      cos: cosines of the angles, per place, or per place and batch; see `rope_tables`. float32 or
+        the type of x.
+      sin: sines, likewise.
+      implementation: "mosaic_gpu", "triton" or "xla"; by default the first that the platform and
+        inputs allow.
+      interpret: run the GPU kernel in the interpreter, on any platform.
+
+    Returns:
+      The turned heads, in x's type; made in at least the tables' type and rounded once.
+
+    Raises:
+      ValueError: for shapes that do not fit, an empty axis, or tables wider than half a head.
+      TypeError: for arrays of other types.
+      NotImplementedError: for an implementation asked for that does not take these inputs.
+
+    Source: RoFormer, arXiv 2104.09864, Section 3.2.2; ThunderKittens, `kernels/rotary`.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.array([1.0, 0.0, 7.0]).reshape(1, 1, 1, 3)
+    >>> quarter_turn = jnp.zeros((1, 1)), jnp.ones((1, 1))
+    >>> rotary(x, *quarter_turn).ravel().tolist()
+    [0.0, 1.0, 7.0]
+    """
+    _check(x, cos, sin)
+    if cos.ndim == 2:
+        cos, sin = cos[None], sin[None]
+    choose("rotary", implementation, interpret, {"xla": None})
+    return xla.rotate(x, cos, sin)
+
+
+def _check(x: Array, cos: Array, sin: Array) -> None:
+    check_one_dtype("rotary", x=x)
+    check_one_dtype("rotary", cos=cos, sin=sin)
+    if cos.dtype not in (x.dtype, jnp.float32):
+        raise TypeError(f"rotary: cos and sin must be float32 or {x.dtype}; got {cos.dtype}")
+    axes = "length half" if cos.ndim == 2 else "batch length half"
+    check_shape("rotary", {}, x=(x, "batch length heads dim"), cos=(cos, axes), sin=(sin, axes))
+    if 2 * cos.shape[-1] > x.shape[-1]:
+        allowed = x.shape[-1] // 2
+        raise ValueError(f"rotary: cos may be at most {allowed} wide, half a head; got {cos.shape}")
