@@ -34,7 +34,13 @@ from jaxtyping import Array
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
 
 # The folders of `ops` that have a `cases.py`, in the order of the tables.
-OPS: tuple[str, ...] = ("matmul",)
+OPS: tuple[str, ...] = (
+    "matmul",
+    "attention",
+    "linear_attention",
+    "mamba2",
+    "layernorm",
+)
 
 
 class Peer(NamedTuple):

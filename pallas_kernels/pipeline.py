@@ -49,11 +49,11 @@ class Task:
     def put(self, **values: jax.Array) -> None:
         """Write values to this consumer's own tiles of these names, for its products to read.
 
-        Always write scratch tiles so, not by assignment: without the fence before, a warp that is
-        ahead could overwrite what the products of the other three still read. The interpreter does
-        not see that.
+        Always write scratch tiles so, not by assignment. The wait before is for a `store` that may
+        still read them, and brings the four warps together: one that is ahead could overwrite what
+        the products of the others still read, which the interpreter does not see.
         """
-        self.t.commit()
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         for name, value in values.items():
             tile = getattr(self.smem, name)
             tile[...] = value.astype(tile.dtype)

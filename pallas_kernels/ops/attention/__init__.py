@@ -6,6 +6,7 @@ the Hopper kernels of the two passes, `triton.py` is the forward pass for other 
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,9 +14,16 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.dispatch import Implementation, check_one_dtype, check_shape, choose
-from pallas_kernels.ops.attention import xla
+from pallas_kernels.dispatch import (
+    Implementation,
+    check_one_dtype,
+    check_shape,
+    choose,
+    fold_vmap,
+)
+from pallas_kernels.ops.attention import mosaic, mosaic_grad, triton, xla
 from pallas_kernels.ops.attention.masking import Setting, Tokens
+from pallas_kernels.ops.attention.operands import varying_alike
 
 # Checkpoint name of the forward pass's results: a policy of `jax.checkpoint` that saves it spares
 # the backward pass a second forward one.
@@ -90,9 +98,13 @@ def attention(
     setting = Setting(causal, window, scale)
     tokens = Tokens(segment_ids, kv_segment_ids, positions, kv_positions)
     tokens = _check(setting, q, k, v, tokens)
-    reasons = {"xla": None}
-    chosen = choose("attention", implementation, interpret, reasons)
-    out, lse = _attend(_Call(setting, chosen, interpret), q, k, v, tokens)
+    reasons = {
+        "mosaic_gpu": mosaic.refusal(q, v, tokens),
+        "triton": triton.refusal(q, v, tokens),
+        "xla": None,
+    }
+    call = _Call(setting, choose("attention", implementation, interpret, reasons), interpret)
+    out, lse = _attend(call, *varying_alike((q, k, v, tokens)))
     return (out, lse) if return_lse else out
 
 
@@ -104,7 +116,8 @@ def _attend(call: _Call, q: Array, k: Array, v: Array, tokens: Tokens) -> tuple[
 def _forward(
     call: _Call, q: Array, k: Array, v: Array, tokens: Tokens
 ) -> tuple[tuple[Array, Array], tuple]:
-    results = xla.forward(call.setting, q, k, v, tokens)
+    kernels = {"mosaic_gpu": mosaic.forward, "triton": triton.forward}
+    results = _run(call, kernels, xla.forward, q, k, v, tokens)
     out, lse = (checkpoint_name(x, SAVED) for x in results)
     return (out, lse), (q, k, v, tokens, out, lse)
 
@@ -112,10 +125,27 @@ def _forward(
 def _backward(
     call: _Call, saved: tuple, gradients: tuple[Array, Array]
 ) -> tuple[Array, Array, Array, None]:
-    return *xla.backward(call.setting, *saved, *gradients), None
+    kernels = {"mosaic_gpu": mosaic_grad.backward}
+    return *_run(call, kernels, xla.backward, *saved, *gradients), None
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _run(
+    call: _Call, kernels: dict[str, Callable], definition: Callable, *args: Array | Tokens
+) -> tuple[Array, ...]:
+    """One pass by the implementation of `call`, or by the definition where it has no kernel."""
+    kernel = kernels.get(call.implementation)
+    if kernel is None:
+        return definition(call.setting, *args)
+    arrays, tree = jax.tree.flatten(args)
+
+    def run(*arrays: Array) -> tuple[Array, ...]:
+        return kernel(call.setting, *tree.unflatten(arrays), interpret=call.interpret)
+
+    results = fold_vmap(run, [True] * len(arrays))(*arrays)
+    return varying_alike((*results, *arrays))[: len(results)]
 
 
 def _check(setting: Setting, q: Array, k: Array, v: Array, tokens: Tokens) -> Tokens:

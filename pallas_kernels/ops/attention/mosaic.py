@@ -13,8 +13,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
+from pallas_kernels.dispatch import narrow
 from pallas_kernels.ops.attention.masking import Setting, Tokens, seen_keys
 from pallas_kernels.ops.attention.operands import (
+    DIMS,
     meetings,
     score_scale,
     tiles_to_visit,
@@ -38,6 +40,15 @@ CONSUMERS = 2
 BLOCK = ROWS * CONSUMERS
 KEYS = 128  # per stage
 STAGES = {64: 4, 128: 2}  # by head size, as released
+
+
+def refusal(q: Float[Array, "b l heads dim"], v: Array, tokens: Tokens) -> str | None:
+    """Why these inputs need another implementation; None if they do not."""
+    if tokens.q_positions is not None:
+        return "it does not take positions"
+    if max(q.shape[-1], v.shape[-1]) > max(DIMS):
+        return f"its head sizes are at most {max(DIMS)}; got {q.shape[-1]} and {v.shape[-1]}"
+    return narrow(q)
 
 
 def forward(

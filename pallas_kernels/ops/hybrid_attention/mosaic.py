@@ -98,8 +98,7 @@ def _kernel(x: Operands, rule: Rule, interpret: bool) -> Kernel:
     def compute(task: Task, stage: Any, sums: list[Array], i: Any) -> list[Array]:
         t, shape = task.t, (BLOCK, BLOCK)
         row = task.at.batch, task.at.head
-        linear = task.gmem.linear_factor[row]
-        far = t.row_sum(t.mma(None, stage.phi_q, stage.k_sum, trans_b=True))
+        g, linear = task.gmem.window_factor[row], task.gmem.linear_factor[row]
         task.put(**{sum_: sums[f] * linear for f, sum_ in parts})
         scores = [
             t.causal(t.mma(None, stage.q, k, trans_b=True) * (rule.scale * LOG2E), shift)
@@ -107,11 +106,15 @@ def _kernel(x: Operands, rule: Rule, interpret: bool) -> Kernel:
             for k, shift in ((stage.k_before, jnp.where(i > 0, BLOCK, -BLOCK)), (stage.k, 0))
         ]
         top = jnp.maximum(*(t.row_max(s) for s in scores))
-        near = [jnp.exp2(s - t.across(top, shape)) for s in scores]
-        g = task.gmem.window_factor[row]
-        den = g * (t.row_sum(near[0]) + t.row_sum(near[1])) + linear * far + rule.eps
-        acc = t.mma(None, near[0].astype(dtype), stage.v_before)
-        acc = t.mma(acc, near[1].astype(dtype), stage.v) * g
+        acc, near = None, t.full_column(BLOCK)
+        for s, v in zip(scores, (stage.v_before, stage.v), strict=True):
+            p = jnp.exp2(s - t.across(top, shape))
+            near += t.row_sum(p)
+            acc = t.mma(acc, p.astype(dtype), v)
+        # Not before: ptxas would start it early, and spill.
+        far = t.row_sum(t.mma(None, stage.phi_q, stage.k_sum, trans_b=True))
+        den = g * near + linear * far + rule.eps
+        acc *= g
         for f, sum_ in parts:
             phi = stage.phi_q.at[:, pl.ds(f * BLOCK, BLOCK)]
             acc = t.mma(acc, phi, getattr(task.smem, sum_))

@@ -1,13 +1,15 @@
 """Layer norm and RMS norm, with the dropout and residual before them in the same pass.
 
-`xla.py` is the definition and `mask.py` the dropout mask.
+`xla.py` is the definition and `mask.py` the dropout mask. `fused.py` joins the kernels, `mosaic.py`
+and `mosaic_grad.py` for Hopper (rows in registers: `rows.py`) and `triton.py`, to each other.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from pallas_kernels.dispatch import Implementation, check_one_dtype, choose
-from pallas_kernels.ops.layernorm import xla
+from pallas_kernels.ops.layernorm import mosaic, triton, xla
+from pallas_kernels.ops.layernorm.fused import Static, fused
 from pallas_kernels.ops.layernorm.mask import row_words
 from pallas_kernels.ops.layernorm.xla import Setting
 
@@ -104,11 +106,18 @@ def _norm(
 ) -> Array | tuple[Array, Array]:
     _check(op, setting, arrays, key, keep)
     x, weight, bias, residual = arrays
-    choose(op, implementation, interpret, {"xla": None})
+    reasons = {"mosaic_gpu": mosaic.unfit(x), "triton": triton.unfit(x), "xla": None}
+    chosen = choose(op, implementation, interpret, reasons)
+    words = None
     if setting.dropout and keep is None:
         words = row_words(key, x[..., 0].size).reshape(*x.shape[:-1], 2)
-        keep = xla.keep_mask(setting, words, x.shape[-1])
-    y, total, _, _ = xla.forward(setting, x, weight, bias, residual, keep)
+    if chosen == "xla":
+        keep = xla.keep_mask(setting, words, x.shape[-1]) if words is not None else keep
+        y, total, _, _ = xla.forward(setting, x, weight, bias, residual, keep)
+    else:
+        if keep is not None:
+            x = xla.dropped(setting, x, keep)
+        y, total = fused(Static(setting, chosen, interpret), x, weight, bias, residual, words)
     return y if residual is None else (y, total)
 
 

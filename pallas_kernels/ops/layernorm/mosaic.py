@@ -20,7 +20,7 @@ from pallas_kernels.ops.layernorm.xla import Setting
 from pallas_kernels.pipeline import Kernel, Task, stages_that_fit
 
 _LARGEST_DIM = 4096
-_BLOCKS = 132  # one per streaming multiprocessor
+_SMS = 132  # streaming multiprocessors of an H100
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Config:
     rows: int
     consumers: int
     stages: int = 4  # at most
+    blocks: int = _SMS  # at most: blocks of threads that share the rows of a batch
 
     @property
     def block(self) -> int:
@@ -37,11 +38,12 @@ class Config:
         return self.rows * self.consumers
 
 
-def config_for(dim: int) -> Config:
-    """Up to 32 registers of a thread for the entries of its rows, and 64 KiB for results."""
-    if dim <= 1024:
-        return Config(rows=4, consumers=4)
-    return Config(rows=1, consumers=4 if dim <= 2048 else 2)
+def config_for(n: int, dim: int, most_rows: int = 4) -> Config:
+    """Up to 32 registers of a thread for the entries of its rows, and work for all blocks."""
+    rows, consumers = (most_rows, 4) if dim <= 1024 else (1, 4) if dim <= 2048 else (1, 2)
+    while consumers > 1 and n < _SMS * rows * consumers:
+        consumers //= 2
+    return Config(rows, consumers)
 
 
 def unfit(x: Array) -> str | None:
@@ -63,8 +65,8 @@ def forward(
     interpret: bool = False,
 ) -> tuple[Float[Array, "b n dim"], Float[Array, "b n dim"]]:
     """y and r; without residual and dropout r is x."""
-    cut, config = Cut(x.shape[-1]), config or config_for(x.shape[-1])
-    n = x.shape[1]
+    n, dim = x.shape[1:]
+    cut, config = Cut(dim), config or config_for(n, dim)
     inputs = streams(cut, config, words, x=x, residual=residual)
     vectors = {"weight": weight} | ({} if bias is None else {"bias": bias})
     shape = inputs["x"].shape
@@ -98,9 +100,17 @@ def forward(
         task.store(**results)
         return carry
 
-    scratch = {f"{name}{r}": Rows(cut.shape, x.dtype) for name in outputs for r in range(config.rows)}
+    scratch = {
+        f"{name}{r}": Rows(cut.shape, x.dtype) for name in outputs for r in range(config.rows)
+    }
     results = kernel(
-        cut, config, inputs, vectors, compute, scratch, interpret,
+        cut,
+        config,
+        inputs,
+        vectors,
+        compute,
+        scratch,
+        interpret,
         out={name: jax.ShapeDtypeStruct(shape, x.dtype) for name in outputs},
         setup=lambda task: (),
         finish=lambda task, carry: None,
@@ -169,7 +179,7 @@ def kernel(
 
 def n_parts(n: int, config: Config) -> int:
     """Tasks that the rows of a batch are shared out to, a stage each in turn."""
-    return min(n // config.block, _BLOCKS)
+    return min(n // config.block, config.blocks)
 
 
 def block_number(task: Task, number: Any, config: Config, n: int) -> Any:

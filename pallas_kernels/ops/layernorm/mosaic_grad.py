@@ -10,13 +10,14 @@ anyway. Every consumer adds up its own share of dweight and dbias over its rows,
 the shares, so that the result is the same every time. Source: derived.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.ops.layernorm.gradients import Gradients
 from pallas_kernels.ops.layernorm.mosaic import (
     Config,
     block_number,
@@ -31,14 +32,7 @@ from pallas_kernels.ops.layernorm.rows import Cut, Rows, sums
 from pallas_kernels.ops.layernorm.xla import Setting
 from pallas_kernels.pipeline import Task
 
-
-class Gradients(NamedTuple):
-    """Of the loss with respect to what a norm was given."""
-
-    dtotal: Float[Array, "b n dim"]  # of the residual, and of x where nothing was dropped
-    dx: Float[Array, "b n dim"]
-    dweight: Float[Array, "b dim"]  # in float32
-    dbias: Float[Array, "b dim"]
+_MOST_ROWS = 2  # at a time: two streams of them and two sums take twice the registers
 
 
 def backward(
@@ -53,11 +47,11 @@ def backward(
     interpret: bool = False,
 ) -> Gradients:
     """All gradients; `total` is r, and `d_total` the gradient that reaches it from elsewhere."""
-    cut, config = Cut(total.shape[-1]), config or config_for(total.shape[-1])
     batch, n, dim = total.shape
+    cut, config = Cut(dim), config or config_for(n, dim, _MOST_ROWS)
     inputs = streams(cut, config, words, total=total, dy=dy, d_total=d_total)
     shape = inputs["total"].shape
-    outputs = ("dtotal",) if words is None else ("dtotal", "dx")
+    outputs = Gradients.rows_of(words, d_total)
     shares = (batch, n_parts(shape[1], config), config.consumers, *cut.shape)
 
     def compute(task: Task, stage: Any, carry: tuple, number: Any) -> tuple:
@@ -76,10 +70,12 @@ def backward(
             dr = (dr - level if setting.center else dr) * rstd
             if d_total is not None:
                 dr = dr + cut.load(task, stage.d_total.at[i])
-            results[f"dtotal{r}"] = dr, task.gmem.dtotal.at[task.at.batch, first + i]
+            where = task.at.batch, first + i
+            if "dtotal" in outputs:
+                results[f"dtotal{r}"] = dr, task.gmem.dtotal.at[where]
             if words is not None:
-                dx = dropped(task, setting, cut, stage, i, dr)
-                results[f"dx{r}"] = dx, task.gmem.dx.at[task.at.batch, first + i]
+                dr = dropped(task, setting, cut, stage, i, dr)
+                results[f"dx{r}"] = dr, task.gmem.dx.at[where]
             dweight, dbias = dweight + dy * (c * rstd), dbias + dy
         task.store(**results)
         return dweight, dbias
@@ -94,12 +90,18 @@ def backward(
     types = {name: jax.ShapeDtypeStruct(shape, dy.dtype) for name in outputs}
     sums_of_rows = jax.ShapeDtypeStruct(shares, jnp.float32)
     results = kernel(
-        cut, config, inputs, {"weight": weight}, compute,
-        rows, interpret,
+        cut,
+        config,
+        inputs,
+        {"weight": weight},
+        compute,
+        rows,
+        interpret,
         out=types | {"dweight": sums_of_rows, "dbias": sums_of_rows},
         setup=lambda task: (cut.zeros(task), cut.zeros(task)),
         finish=finish,
     )
-    rows = {name: cut.restored(results[name])[:, :n] for name in outputs}
-    dweight, dbias = (cut.restored(results[name].sum((1, 2))) for name in ("dweight", "dbias"))
-    return Gradients(rows["dtotal"], rows.get("dx", rows["dtotal"]), dweight, dbias)
+    whole = {name: cut.restored(results[name])[:, :n] for name in outputs}
+    for name in ("dweight", "dbias"):
+        whole[name] = cut.restored(results[name]).reshape(batch, -1, dim)
+    return Gradients.of(whole)

@@ -6,7 +6,6 @@ per warpgroup takes 32 registers a thread there, and its sums need one exchange 
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.mosaic.gpu.fragmented_array import Tiling

@@ -46,7 +46,7 @@ def forward(
     wide = jnp.promote_types(x.dtype, jnp.float32)
     total = x.astype(wide)
     if keep is not None:
-        total = jnp.where(keep, total / (1 - setting.dropout), 0)
+        total = dropped(setting, total, keep)
     if residual is not None:
         total = total + residual.astype(wide)
     total = total.astype(x.dtype)
@@ -58,6 +58,13 @@ def forward(
     if bias is not None:
         y = y + _row(bias, centered)
     return Normed(y.astype(x.dtype), total, mean, rstd)
+
+
+def dropped(
+    setting: Setting, x: Float[Array, "*rows dim"], keep: Bool[Array, "*rows dim"]
+) -> Float[Array, "*rows dim"]:
+    """`x` with its dropped entries at 0, the others grown to keep the expectation."""
+    return jnp.where(keep, x / (1 - setting.dropout), 0)
 
 
 def keep_mask(setting: Setting, words: Int[Array, "*rows 2"], dim: int) -> Bool[Array, "*rows dim"]:

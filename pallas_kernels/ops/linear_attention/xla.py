@@ -14,6 +14,8 @@ v [b, l, h, p], log_decay [b, l, h], initial_state [b, h, n, p] -> o [b, l, h, p
 Source: Dao & Gu, arXiv 2405.21060, Sections 3 and 6; Qin et al., arXiv 2405.17381 (constant decay).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -73,7 +75,8 @@ def chunked(
     return jnp.moveaxis(o, 1, 2).astype(v.dtype), state
 
 
-@jax.checkpoint
+# Inside a scan nothing can merge the two computations, and the guard against it costs a fifth.
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def _chunk(state: State, tokens: tuple[Array, ...]) -> tuple[State, Array]:
     """What a chunk reads from the state and from itself, and the state after it.
 

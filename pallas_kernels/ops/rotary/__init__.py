@@ -1,13 +1,24 @@
 """Rotary position embedding: each pair of dims of a head turned by an angle that grows with place.
 
-`xla.py` is the definition, `tables.py` the usual angles.
+`xla.py` is the definition, `tables.py` the usual angles; `mosaic.py` and `triton.py` are the
+kernels, whose gradients are the same kernels with the angles reversed.
 """
 
+import functools
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels.dispatch import Implementation, check_one_dtype, check_shape, choose
-from pallas_kernels.ops.rotary import xla
+from pallas_kernels.dispatch import (
+    Implementation,
+    check_one_dtype,
+    check_shape,
+    choose,
+    fold_vmap,
+)
+from pallas_kernels.ops.rotary import mosaic, triton, xla
 from pallas_kernels.ops.rotary.tables import rope_tables
 
 __all__ = ["rope_tables", "rotary"]
@@ -51,10 +62,43 @@ def rotary(
     [0.0, 1.0, 7.0]
     """
     _check(x, cos, sin)
-    if cos.ndim == 2:
+    reasons = {"mosaic_gpu": mosaic.unfit(x, cos), "triton": triton.unfit(x), "xla": None}
+    chosen = choose("rotary", implementation, interpret, reasons)
+    by_batch = cos.ndim == 3
+    if not by_batch:
         cos, sin = cos[None], sin[None]
-    choose("rotary", implementation, interpret, {"xla": None})
-    return xla.rotate(x, cos, sin)
+    if chosen == "xla":
+        return xla.rotate(x, cos, sin)
+    return _turned(_Static(chosen, by_batch, interpret), x, cos, sin)
+
+
+class _Static(NamedTuple):
+    """What the kernel is compiled for."""
+
+    implementation: Implementation
+    by_batch: bool  # whether each batch has tables of its own
+    interpret: bool
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _turned(static: _Static, x: Array, cos: Array, sin: Array) -> Array:
+    rotate = mosaic.rotate if static.implementation == "mosaic_gpu" else triton.rotate
+    run = functools.partial(rotate, interpret=static.interpret)
+    return fold_vmap(run, (True, static.by_batch, static.by_batch))(x, cos, sin)
+
+
+def _forward(static: _Static, x: Array, cos: Array, sin: Array) -> tuple[Array, tuple]:
+    return _turned(static, x, cos, sin), (x, cos, sin)
+
+
+def _backward(static: _Static, saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
+    """The rotation back; gradients of the tables by XLA, which drops them where nobody asks."""
+    x, cos, sin = saved
+    d_tables = jax.vjp(lambda cos, sin: xla.rotate(x, cos, sin), cos, sin)[1](dy)
+    return _turned(static, dy, cos, -sin), *d_tables
+
+
+_turned.defvjp(_forward, _backward)
 
 
 def _check(x: Array, cos: Array, sin: Array) -> None:

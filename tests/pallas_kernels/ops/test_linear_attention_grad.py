@@ -26,17 +26,22 @@ def inputs(length, heads=2, groups=2, n=3, p=4, dtype=jnp.float32):
     return (q, k, v, -jnp.abs(decay) * 0.3, initial), (do, dstate)
 
 
-def scan_by_flipping(scale, q, k, v, log_decay, state, *, reverse, out_dtype):
-    """Both directions of the scan by the forward one: reverse time is the arrays turned round."""
-    decay = log_decay
-    if reverse:
-        q, k, v = (jnp.flip(x, axis=1) for x in (q, k, v))
-        # The token after decays what is before it, in this direction: one place further on.
-        decay = jnp.flip(jnp.roll(log_decay.at[:, 0].set(0.0), -1, axis=1), axis=1)
-    o, state = xla.chunked(q, k, v, decay, state)
-    if reverse:
-        o, state = jnp.flip(o, axis=1), jnp.exp(log_decay[:, 0])[..., None, None] * state
-    return (scale * o).astype(out_dtype), state
+def scan_by_chunks(scale, q, k, v, log_decay, state, *, reverse, states, out_dtype):
+    """`grad.Scan` out of forward scans, one per chunk; in reverse time its tokens turned round."""
+    turn = functools.partial(jnp.flip, axis=1) if reverse else lambda x: x
+    starts = range(0, q.shape[1], grad.CHUNK)
+    parts, before = [], []
+    for start in starts[::-1] if reverse else starts:
+        before.append(state)
+        decay, *qkv = (x[:, start : start + grad.CHUNK] for x in (log_decay, q, k, v))
+        # In reverse, what comes into a token is decayed by the token after; into the chunk, before.
+        shifted = jnp.roll(decay, -1, axis=1).at[:, -1].set(0.0) if reverse else decay
+        o, state = xla.quadratic(*map(turn, qkv), turn(shifted), state)
+        state = jnp.exp(decay[:, 0])[..., None, None] * state if reverse else state
+        parts.append(turn(o))
+    o = scale * jnp.concatenate(parts[::-1] if reverse else parts, axis=1)
+    before = jnp.stack(before[::-1] if reverse else before, axis=1)
+    return o.astype(out_dtype), state, before if states else None
 
 
 @pytest.mark.parametrize(("length", "groups"), [(1, 2), (70, 2), (130, 1)])
@@ -46,14 +51,28 @@ def test_the_backward_pass_is_the_same_scan(length, groups):
     with jax.enable_x64(True):
         arrays, cotangents = inputs(length, groups=groups, dtype=jnp.float64)
 
-        def attend(q, *rest):
-            return xla.recurrent(scale * q, *rest)
+        @jax.jit
+        def both(arrays, cotangents):
+            (_, last), pull = jax.vjp(lambda q, *x: xla.recurrent(scale * q, *x), *arrays)
+            scan = functools.partial(scan_by_chunks, scale)
+            found = grad.backward(scan, scale, arrays, last, *cotangents, of_decay=True)
+            return found, pull(cotangents)
 
-        (_, last), pull = jax.vjp(attend, *arrays)
-        scan = functools.partial(scan_by_flipping, scale)
-        found = grad.backward(scan, scale, arrays, last, *cotangents)
-        for x, expected in zip(found, pull(cotangents), strict=True):
+        for x, expected in zip(*both(arrays, cotangents), strict=True):
             close(x, expected, 1e-12)
+
+
+def test_a_constant_decay_has_no_derivative_and_the_others_are_the_same():
+    arrays, cotangents = inputs(2)
+    _, last = xla.chunked(*arrays)
+    scan = functools.partial(scan_by_chunks, 1.0)
+    found, full = (
+        grad.backward(scan, 1.0, arrays, last, *cotangents, of_decay=of_decay)
+        for of_decay in (False, True)
+    )
+    assert found[3] is None
+    for i in (0, 1, 2, 4):
+        np.testing.assert_array_equal(found[i], full[i])
 
 
 def test_derivatives_are_differences():
@@ -71,6 +90,7 @@ def test_derivatives_are_differences():
                 q, k, v, log_decay=decay, initial_state=state, scale=0.5, return_state=True, chunk=4
             )
 
+        constant, varying = jax.jit(constant), jax.jit(varying)
         check_grads(constant, (q, k, v, jnp.array([0.1, 0.7]), state), order=1)
         check_grads(varying, (q, k, v, decay, state), order=1)
 
@@ -85,7 +105,7 @@ def test_derivatives_of_mamba2_are_differences():
         def layer(x, dt, A, B, C, D, state):
             return mamba2(x, dt, A, B, C, D=D, initial_state=state, return_state=True, chunk=4)
 
-        check_grads(layer, (x, jnp.abs(dt), -jnp.abs(A), B, C, D, state), order=1)
+        check_grads(jax.jit(layer), (x, jnp.abs(dt), -jnp.abs(A), B, C, D, state), order=1)
 
 
 def test_derivatives_in_float32_hold_for_long_sequences():

@@ -61,15 +61,15 @@ def test_the_state_of_the_first_half_resumes_the_second():
     parts = [[z[:, part] for z in (x, dt, B, C)] for part in (slice(50), slice(50, None))]
     ys = []
     whole, last = layer(x, dt, A, B, C, D, state)
-    for x, dt, B, C in parts:  # noqa: B020
-        y, state = layer(x, dt, A, B, C, D, state)
+    for part_x, part_dt, part_B, part_C in parts:
+        y, state = layer(part_x, part_dt, A, part_B, part_C, D, state)
         ys.append(y)
     close(jnp.concatenate(ys, axis=1), whole, ROUNDING)
     close(state, last, ROUNDING)
 
 
 def test_it_is_linear_attention_with_a_decay_per_token():
-    x, dt, A, B, C, D, state = drawn(66, groups=4)
+    x, dt, A, B, C, *_ = drawn(66, groups=4)
     o = linear_attention(C, B, dt[..., None] * x, log_decay=dt * A[None, None])
     close(mamba2(x, dt, A, B, C), o, ROUNDING)
 
@@ -101,7 +101,7 @@ def test_vmap_is_a_loop():
     ],
 )
 def test_bad_input_is_named(change, error, message):
-    named = dict(zip("x dt A B C".split(), drawn(3, batch=1), strict=False))
+    named = dict(zip(("x", "dt", "A", "B", "C"), drawn(3, batch=1), strict=False))
     with pytest.raises(error, match=message):
         mamba2(**(named | change))
 

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pallas_kernels.ops.rotary import rotary
+from pallas_kernels.ops.rotary import mosaic, rotary
 from tests.pallas_kernels.reference import arrays_of, cases, close
 
 pytestmark = pytest.mark.golden
 BF16 = 2e-2  # inputs rounded to 2**-9, the result too
+MOSAIC = {"implementation": "mosaic_gpu", "interpret": True}
+TRITON = {"implementation": "triton", "interpret": True}
 
 
 def run(g, dtype, table_dtype, **settings):
@@ -31,3 +33,18 @@ def test_float64_and_float32(case):
 def test_bfloat16_with_tables_of_either_type(case, tables):
     g = arrays_of(case)
     close(run(g, jnp.bfloat16, tables), g["y"], BF16)
+
+
+@pytest.mark.parametrize("case", cases("rotary"))
+def test_the_mosaic_kernel(case):
+    g = arrays_of(case)
+    half, dim = g["cos"].shape[-1], g["x"].shape[-1]
+    if reason := mosaic.unfit(jnp.zeros((1, 1, 1, dim), jnp.bfloat16), jnp.zeros((1, half))):
+        pytest.skip(reason)
+    close(run(g, jnp.bfloat16, jnp.float32, **MOSAIC), g["y"], BF16)
+
+
+@pytest.mark.parametrize("case", cases("rotary"))
+def test_the_triton_kernel(case):
+    g = arrays_of(case)
+    close(run(g, jnp.float32, jnp.float32, **TRITON), g["y"], 1e-6)
