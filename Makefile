@@ -5,11 +5,12 @@ PY := $(VENV)/bin/python
 # Rebuilt when the interpreter or what is to be installed changes, not otherwise.
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: help install demo test test-slow lint bench clean
+.PHONY: help install demo test test-slow lint aot bench clean
 help:
 	@echo "make demo       train a small model, mixture learned by Aioli, against its controls (~5 min)"
 	@echo "make test       all fast tests (< 10 min on 2 cores); test-slow: the rest"
-	@echo "make lint       ruff;  make bench: timings against peers;  make clean: remove .venv"
+	@echo "make aot        every GPU kernel compiled for the H100, without a GPU (~3 min)"
+	@echo "make lint       ruff;  make bench: timings against peers;  make clean: remove .venv, .aot"
 
 install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
@@ -31,6 +32,21 @@ lint: install
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# The compiler of GPU kernels, 0.5 GB, apart from everything else: jax would take it for a GPU.
+AOT := .aot-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+$(AOT)/.installed: $(STAMP)
+	rm -rf $(AOT)
+	PYTHONPATH=. $(PY) -c 'from pallas_kernels.aot_target import wheels; print(*wheels())' | \
+	  xargs $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(AOT)
+	touch $@
+
+# With jax 0.10 here (Python 3.11), once more with jax 0.11 where there is a Python 3.12.
+PYTHON312 ?= $(firstword $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.12*/bin/python) python3.12)
+aot: $(AOT)/.installed
+	PYTHONPATH=$(AOT) JAX_PLATFORMS=cpu $(PY) -m pallas_kernels.aot
+	@if [ $(AOT) = .aot-3.11 ] && $(PYTHON312) --version >/dev/null 2>&1; then \
+	  $(MAKE) aot PYTHON=$(PYTHON312) VENV=.venv-3.12; fi
+
 bench: install
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,bench]' -c constraints.txt
 	$(PY) -m benchmarks.train_step
@@ -39,4 +55,4 @@ bench: install
 	$(PY) -m benchmarks.mixing
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-3.12 .aot-*
