@@ -17,12 +17,29 @@ it; `interpret=True` runs the GPU kernel in an interpreter, on any machine.
 
 from pallas_kernels._compat import races_found, reset_interpreter
 from pallas_kernels.ops.attention import attention
+from pallas_kernels.ops.fftconv import fftconv
+from pallas_kernels.ops.hybrid_attention import (
+    HybridState,
+    hedgehog_attention,
+    hedgehog_features,
+    hybrid_attention,
+)
+from pallas_kernels.ops.layernorm import layernorm, rmsnorm
 from pallas_kernels.ops.linear_attention import linear_attention
 from pallas_kernels.ops.mamba2 import mamba2
 from pallas_kernels.ops.matmul import matmul, matmul_fp8, quantize_fp8
+from pallas_kernels.ops.rotary import rope_tables, rotary
+from pallas_kernels.ops.taylor_attention import TaylorState, taylor_attention
 
 __all__ = [
+    "HybridState",
+    "TaylorState",
     "attention",
+    "fftconv",
+    "hedgehog_attention",
+    "hedgehog_features",
+    "hybrid_attention",
+    "layernorm",
     "linear_attention",
     "mamba2",
     "matmul",
@@ -30,4 +47,8 @@ __all__ = [
     "quantize_fp8",
     "races_found",
     "reset_interpreter",
+    "rmsnorm",
+    "rope_tables",
+    "rotary",
+    "taylor_attention",
 ]

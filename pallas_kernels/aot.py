@@ -164,7 +164,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m pallas_kernels.aot", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser.add_argument("--only", default="", help="cases with a word that begins so")
     parser.add_argument("--target", choices=sorted(CHIPS), default="h100", help="the absent GPU")
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     parser.add_argument("--lower-only", action="store_true", help="no plug-in: stop after lowering")
@@ -192,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = [b for b in ("mosaic_gpu", "triton") if hopper or b == "triton"]
     jobs = [(c.name, b) for c in cases(given.only) for b in wanted if b in c.backends]
     if not jobs:
-        print(f"no case of {', '.join(OPS)} has {given.only!r} in its name", file=sys.stderr)
+        of = ", ".join(OPS)
+        print(f"no case of {of} has a word that begins with {given.only!r}", file=sys.stderr)
         return 2
     flags = ["--target", given.target, *["--lower-only"] * given.lower_only]
     console = Console(width=None if sys.stdout.isatty() else 160)

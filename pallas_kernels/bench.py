@@ -29,7 +29,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m pallas_kernels.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser.add_argument("--only", default="", help="cases with a word that begins so")
     parser.add_argument("--rounds", type=int, default=30, help="rounds of timing on a GPU")
     parser.add_argument("--quick", action="store_true", help="no GPU: leave out the interpreter")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where DEVICE's folder goes")
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     chosen = cases(given.only)
     if not chosen:
-        print(f"no case of {', '.join(OPS)} has {given.only!r} in its name", file=sys.stderr)
+        of = ", ".join(OPS)
+        print(f"no case of {of} has a word that begins with {given.only!r}", file=sys.stderr)
         return 2
     console = Console(width=None if sys.stdout.isatty() else 160)
     device = jax.devices()[0]

@@ -22,6 +22,7 @@ that kernel, definition and interpreted kernel are the same call. An op's file l
 """
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -40,6 +41,8 @@ OPS: tuple[str, ...] = (
     "linear_attention",
     "mamba2",
     "layernorm",
+    "rotary",
+    "fftconv",
 )
 
 
@@ -129,8 +132,12 @@ def gradient(call: Callable[..., Any], inputs: int, cotangents: int = 1) -> Call
 
 
 def cases(only: str = "") -> tuple[Case, ...]:
-    """The cases of all ops, in order, whose name contains `only`."""
-    return tuple(case for op in OPS for case in _of(op) if only in case.name)
+    """The cases of all ops, in order, in whose name a word begins with `only`.
+
+    "attention/" is the op of that name alone, not "linear_attention/".
+    """
+    wanted = re.compile(rf"(?<!\w){re.escape(only)}")
+    return tuple(case for op in OPS for case in _of(op) if wanted.search(case.name))
 
 
 def find(name: str) -> Case:

@@ -23,7 +23,7 @@ from jlab.data.batch import Batch
 from jlab.data.groups import DataConfig, Groups, load_groups
 from jlab.data.loader import LoaderState, MixtureLoader, assign
 from jlab.data.pack import Packed, evaluation_batches, make_batch, pack
-from jlab.data.tokenizer import Tokenizer, byte_tokenizer, file_tokenizer
+from jlab.data.tokenizer import Tokenizer, byte_tokenizer, file_tokenizer, folder_tokenizer
 
 __all__ = [
     "Batch",
@@ -37,6 +37,7 @@ __all__ = [
     "byte_tokenizer",
     "evaluation_batches",
     "file_tokenizer",
+    "folder_tokenizer",
     "load_groups",
     "make_batch",
     "pack",

@@ -1,10 +1,12 @@
 """Tokenizers: bytes, a byte-level BPE trained on given texts, or any `tokenizer.json`.
 
-Text is always read as text: a special token spelled out in a document is encoded as its characters,
-so no document can end itself.
+A document is always read as text: a special token spelled out in it is encoded as its characters,
+so no document can end itself. A prompt may name special tokens: chat templates write them out.
 """
 
+import functools
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,28 @@ class Tokenizer:
             return [np.frombuffer(text.encode(), np.uint8).astype(dtype) for text in texts]
         encoded = self._model.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(one.ids, dtype) for one in encoded]
+
+    def encode_prompts(
+        self, texts: Sequence[str], *, framed: bool = True
+    ) -> list[Int[np.ndarray, "tokens"]]:
+        """The ids of each prompt; special tokens that the text spells out are read as such.
+
+        Args:
+          texts: the prompts.
+          framed: add the special tokens that the tokenizer puts around a text, usually one that
+            begins it; a prompt from a chat template has them already.
+        """
+        if self._model is None:
+            return self.encode_batch(texts)
+        encoded = self._prompt_model.encode_batch_fast(list(texts), add_special_tokens=framed)
+        return [np.array(one.ids, token_dtype(self.vocab_size)) for one in encoded]
+
+    @functools.cached_property
+    def _prompt_model(self) -> "tokenizers.Tokenizer":
+        """A copy that reads special tokens: the switch is state, which threads would share."""
+        model = type(self._model).from_str(self._model.to_str())
+        model.encode_special_tokens = False
+        return model
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; special tokens are left out, broken UTF-8 becomes U+FFFD."""
@@ -99,6 +123,28 @@ def file_tokenizer(
         )
     fingerprint = hashlib.sha256(data + b"\0" + eos.encode()).hexdigest()
     return Tokenizer(kind, max(vocabulary.values()) + 1, vocabulary[eos], fingerprint, model)
+
+
+def folder_tokenizer(folder: Path, eos_token: str | None = None) -> Tokenizer:
+    """Read a released model's `tokenizer.json`, with the end token that its folder names.
+
+    Args:
+      folder: of the model.
+      eos_token: the token that ends a document; None: as in `tokenizer_config.json`, where there
+        is one, else as in `file_tokenizer`.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, not a tokenizer, or no such token.
+    """
+    settings = folder / "tokenizer_config.json"
+    if eos_token is None and settings.is_file():
+        try:
+            eos_token = json.loads(settings.read_bytes()).get("eos_token")
+        except (AttributeError, ValueError) as error:
+            raise ValueError(f"tokenizer: {settings} is not a JSON object: {error}") from error
+        if isinstance(eos_token, dict):  # a token with its settings
+            eos_token = eos_token.get("content")
+    return file_tokenizer(folder / "tokenizer.json", eos_token)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:

@@ -1,11 +1,19 @@
 """Three kinds of tokenizer behind one interface."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jlab.data.tokenizer import EOS, byte_tokenizer, file_tokenizer, train_bpe
+from jlab.data.tokenizer import (
+    EOS,
+    byte_tokenizer,
+    file_tokenizer,
+    folder_tokenizer,
+    train_bpe,
+)
 
 TEXTS = [f"the cat number {n} sat on the mat" for n in range(200)]
 
@@ -47,6 +55,58 @@ def test_a_document_that_spells_the_end_token_does_not_end(trained):
     (ids,) = tokenizer.encode_batch([f"before{EOS}after"])
     assert tokenizer.eos_id not in ids
     assert tokenizer.decode(ids) == f"before{EOS}after"
+
+
+def test_a_prompt_may_name_special_tokens(trained):
+    tokenizer = file_tokenizer(trained)
+    (ids,) = tokenizer.encode_prompts([f"before{EOS}after"])
+    assert ids.tolist().count(tokenizer.eos_id) == 1
+    assert ids.dtype == np.uint16
+    before, after = tokenizer.encode_batch(["before", "after"])
+    assert ids.tolist() == [*before, tokenizer.eos_id, *after]
+    (ids,) = tokenizer.encode_batch([f"before{EOS}after"])  # documents still may not
+    assert tokenizer.eos_id not in ids
+
+
+@given(st.text())
+def test_bytes_have_no_special_tokens_to_name(text):
+    tokenizer = byte_tokenizer()
+    (prompt,), (document,) = tokenizer.encode_prompts([text]), tokenizer.encode_batch([text])
+    np.testing.assert_array_equal(prompt, document)
+
+
+def test_a_prompt_gets_the_frame_of_its_tokenizer_unless_it_has_one(trained, tmp_path):
+    from tokenizers import Tokenizer, processors
+
+    model = Tokenizer.from_file(str(trained))
+    model.post_processor = processors.TemplateProcessing(
+        single=f"{EOS} $A", special_tokens=[(EOS, model.token_to_id(EOS))]
+    )
+    model.save(str(tmp_path / "framed.json"))
+    tokenizer = file_tokenizer(tmp_path / "framed.json")
+    (text,) = tokenizer.encode_batch(["the cat"])
+    (framed,), (bare,) = (tokenizer.encode_prompts(["the cat"], framed=f) for f in (True, False))
+    assert framed.tolist() == [tokenizer.eos_id, *text]
+    assert bare.tolist() == text.tolist()
+
+
+@pytest.mark.parametrize("token", ["<stop>", {"content": "<stop>", "special": True}])
+def test_a_folder_names_its_end_token(trained, tmp_path, token):
+    (tmp_path / "tokenizer.json").write_text(trained.read_text().replace(EOS, "<stop>"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    named = file_tokenizer(tmp_path / "tokenizer.json", "<stop>")
+    assert folder_tokenizer(tmp_path).fingerprint == named.fingerprint
+    with pytest.raises(ValueError, match=r"tokenizer\.json has none of '<end>'"):
+        folder_tokenizer(tmp_path, "<end>")
+
+
+def test_a_folder_that_names_no_end_token_is_searched_for_the_usual_ones(trained, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(trained.read_text())
+    assert folder_tokenizer(tmp_path).fingerprint == file_tokenizer(trained).fingerprint
+    for text in ("[]", "{"):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"tokenizer_config\.json is not a JSON object"):
+            folder_tokenizer(tmp_path)
 
 
 def test_the_end_token_is_found_by_its_usual_names_or_named(trained, tmp_path):

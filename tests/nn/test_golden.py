@@ -84,7 +84,8 @@ def test_greedy_tokens(released):
     config, params, reference = released
     tokens, prompt = reference["greedy_from_prefix"], int(reference["prefill_len"])
     # Padded on the right to the shape of the other tests, which changes nothing before it.
-    padded = np.zeros(reference["input_ids"].shape, np.int32)
+    rows, length = reference["input_ids"].shape
+    padded = np.zeros((rows, max(length, tokens.shape[1])), np.int32)
     padded[:1, : tokens.shape[1]] = tokens
     chosen = run(config, params, jnp.asarray(padded)).logits.argmax(-1)
     np.testing.assert_array_equal(chosen[:1, prompt - 1 : tokens.shape[1] - 1], tokens[:, prompt:])

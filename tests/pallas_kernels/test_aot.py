@@ -196,7 +196,7 @@ def test_a_worker_that_dies_is_a_failed_report():
 def test_a_pattern_without_cases_is_refused_in_one_line(monkeypatch, capsys):
     a_case(monkeypatch, call)
     assert aot.main(["--lower-only", "--only", "nothing"]) == 2
-    assert "has 'nothing' in its name" in capsys.readouterr().err
+    assert "a word that begins with 'nothing'" in capsys.readouterr().err
 
 
 def test_a_missing_plug_in_is_one_line_that_says_what_to_install(monkeypatch, capsys):

@@ -95,7 +95,7 @@ def attention(
     >>> jnp.exp(lse[0, :, 0] - 8**0.5).round().tolist()  # how many keys each sees
     [3.0, 4.0, 5.0]
     """
-    setting = Setting(causal, window, scale)
+    setting = Setting(causal, window, None if scale is None else float(scale))
     tokens = Tokens(segment_ids, kv_segment_ids, positions, kv_positions)
     tokens = _check(setting, q, k, v, tokens)
     reasons = {
@@ -163,8 +163,9 @@ def _check(setting: Setting, q: Array, k: Array, v: Array, tokens: Tokens) -> To
     ):
         if mine is None and theirs is not None:
             raise ValueError(f"attention: kv_{name} need {name} of the queries; got None")
-        if mine is not None and not jnp.issubdtype(mine.dtype, jnp.integer):
-            raise TypeError(f"attention: {name} must be integers; got {mine.dtype}")
+        for prefix, numbers in (("", mine), ("kv_", theirs)):
+            if numbers is not None and not jnp.issubdtype(numbers.dtype, jnp.integer):
+                raise TypeError(f"attention: {prefix}{name} must be integers; got {numbers.dtype}")
     kv_segments = segments if kv_segments is None else kv_segments
     kv_positions = positions if kv_positions is None else kv_positions
     check_shape(

@@ -17,6 +17,7 @@ from pallas_kernels.dispatch import narrow
 from pallas_kernels.ops.attention.masking import Setting, Tokens, seen_keys
 from pallas_kernels.ops.attention.operands import (
     DIMS,
+    block_of_queries,
     meetings,
     score_scale,
     tiles_to_visit,
@@ -88,8 +89,7 @@ def _kernel(
     end = None if setting.causal or n_keys == padded_keys else n_keys
 
     def block(task: Task) -> Any:
-        """Block of queries; under a causal mask the longest first, so that short ones end."""
-        return blocks - 1 - task.at.block if setting.causal else task.at.block
+        return block_of_queries(task, setting, blocks)
 
     def place(task: Task) -> Any:
         """First query of this consumer."""

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.ops.attention.masking import Setting, Tokens, seeing_queries, seen_keys
 from pallas_kernels.ops.attention.operands import (
+    block_of_queries,
     meetings,
     score_scale,
     tiles_to_visit,
@@ -167,8 +168,7 @@ def _of_queries(
     shift = n_keys - length
 
     def block(task: Task) -> Any:
-        """Block of queries; under a causal mask the longest first, so that short ones end."""
-        return blocks - 1 - task.at.block if setting.causal else task.at.block
+        return block_of_queries(task, setting, blocks)
 
     def place(task: Task) -> Any:
         """First query of this consumer."""

@@ -47,6 +47,11 @@ def meetings(
     return jnp.where(meet.any(-1)[:, :, None], span, 0)
 
 
+def block_of_queries(task: Task, setting: Setting, blocks: int) -> Any:
+    """The task's block of queries: under a causal mask the longest first, so that short ones end."""
+    return blocks - 1 - task.at.block if setting.causal else task.at.block
+
+
 def tiles_to_visit(
     task: Task, block: Any, span: tuple[Any, Any], n: int, tile: int
 ) -> tuple[Any, Any]:

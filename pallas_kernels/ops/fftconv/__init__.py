@@ -1,13 +1,28 @@
 """Long convolution: a filter as long as the sequence, one per channel.
 
 `xla.py` is the definition. `monarch.py` has the Fourier transform as two small matrix products,
-which is what the Hopper kernels run on tensor cores.
+which is what the Hopper kernels run on tensor cores: `mosaic.py` the convolution, which is also the
+gradient of its input, `mosaic_grad.py` the gradient of the filters, both on the sizes of `plan.py`
+and the complex arithmetic of `complex_tiles.py`.
 """
 
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels.dispatch import Implementation, check_one_dtype, check_shape, choose
-from pallas_kernels.ops.fftconv import xla
+from pallas_kernels.dispatch import (
+    Implementation,
+    check_one_dtype,
+    check_shape,
+    choose,
+    fold_vmap,
+)
+from pallas_kernels.ops.fftconv import mosaic, mosaic_grad, xla
+from pallas_kernels.ops.fftconv.monarch import Complex
+from pallas_kernels.ops.fftconv.plan import plan_for
 
 __all__ = ["fftconv"]
 
@@ -51,5 +66,58 @@ def fftconv(
     """
     check_one_dtype("fftconv", u=u, k=k)
     check_shape("fftconv", {}, u=(u, "batch channels length"), k=(k, "channels length"))
-    choose("fftconv", implementation, interpret, {"xla": None})
-    return xla.convolve(u, k, causal=causal)
+    reasons = {"mosaic_gpu": mosaic.unfit(u, causal=causal), "xla": None}
+    if choose("fftconv", implementation, interpret, reasons) == "xla":
+        return xla.convolve(u, k, causal=causal)
+    n = u.shape[-1]
+    if plan_for(n, causal=causal) is None:  # circular: the tail of the linear one, folded back
+        u, k = (jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, n),)) for x in (u, k))
+        y = _convolved(_Static(True, interpret), u, k)
+        return y[..., :n] + y[..., n:]
+    return _convolved(_Static(causal, interpret), u, k)
+
+
+class _Static(NamedTuple):
+    """What the kernels are compiled for."""
+
+    causal: bool
+    interpret: bool
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolved(static: _Static, u: Array, k: Array) -> Array:
+    return _with_filter(static, u, k, reverse=False)
+
+
+def _forward(static: _Static, u: Array, k: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolved(static, u, k), (u, k)
+
+
+def _backward(static: _Static, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """Two correlations: of dy with the filters, and of dy with the inputs."""
+    u, k = saved
+
+    def correlate(u: Array, dy: Array) -> Array:
+        """Of each along the first axis, which becomes part of the channels."""
+        plan, (e, _, h, n) = plan_for(u.shape[-1], causal=static.causal), u.shape
+        u, dy = (x.swapaxes(0, 1).reshape(-1, e * h, n) for x in (u, dy))
+        return mosaic_grad.correlate(plan, u, dy, interpret=static.interpret).reshape(e, h, n)
+
+    dk = fold_vmap(correlate, (True, True))(u[None], dy[None])[0]
+    return _with_filter(static, dy, k, reverse=True), dk.astype(k.dtype)
+
+
+_convolved.defvjp(_forward, _backward)
+
+
+def _with_filter(static: _Static, u: Array, k: Array, *, reverse: bool) -> Array:
+    """The convolution with the filters, or with the filters in reverse time: the correlation."""
+
+    def run(u: Array, k: Array) -> Array:
+        plan = plan_for(u.shape[-1], causal=static.causal)
+        filters = plan.spectrum(k)
+        if reverse:
+            filters = Complex(filters.re, -filters.im)
+        return mosaic.convolve(plan, u, filters, interpret=static.interpret)
+
+    return fold_vmap(run, (True, False))(u, k)

@@ -19,7 +19,7 @@ Source: Based, arXiv 2402.18668; ThunderKittens, arXiv 2410.20399.
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.ops.taylor_attention import xla
+from pallas_kernels.ops.taylor_attention import mosaic_grad, xla
 from pallas_kernels.ops.taylor_attention.operands import (
     OP,
     Operands,
@@ -70,11 +70,15 @@ def taylor_attention(
     """
     x = Operands(q, k, v)
     check(x, initial_state)
-    dispatch.choose(OP, implementation, interpret, {"xla": None})
+    reasons = {"mosaic_gpu": mosaic_grad.refusal(x), "xla": None}
+    chosen = dispatch.choose(OP, implementation, interpret, reasons)
     sums = stacked(empty_state(x) if initial_state is None else initial_state)
-    length = q.shape[1]
-    form = xla.recurrent if length == 1 else xla.quadratic if length <= _SHORT else xla.chunked
-    out, sums = form(x, sums)
-    y = out[..., :-1] / out[..., -1:] if normalize else out[..., :-1]
+    if chosen == "mosaic_gpu":
+        y, sums = mosaic_grad.attend(x, sums, normalize=normalize, interpret=interpret)
+    else:
+        length = q.shape[1]
+        form = xla.recurrent if length == 1 else xla.quadratic if length <= _SHORT else xla.chunked
+        out, sums = form(x, sums)
+        y = out[..., :-1] / out[..., -1:] if normalize else out[..., :-1]
     y = y.astype(q.dtype)
     return (y, unstacked(sums, q.shape[-1])) if return_state else y

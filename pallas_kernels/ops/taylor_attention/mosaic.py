@@ -4,7 +4,7 @@
 
 (m >= n in reverse, which with a, b, c = k, q, dy is the derivative of the values). Inside a block
 the weights are written down; what lies before it is a sum over products of pairs of b's columns,
-in float32 registers, with a 16-bit copy in shared memory for the tensor cores.
+which lies in shared memory in float32, with a 16-bit copy for the tensor cores.
 
 Source: the released ThunderKittens kernel `based`; the features as products: derived, see `pairs`.
 """
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
 from pallas_kernels.ops.taylor_attention.pairs import (
@@ -29,9 +31,6 @@ from pallas_kernels.tiles import Tile
 
 BLOCK = 64  # tokens
 SHAPE = (BLOCK, BLOCK)
-# Rows of a matrix whose sum is a float32 vector: a large and a small half, then zeros, because the
-# tensor cores take 8 rows at least.
-HALVES = 8
 
 
 class Scan(NamedTuple):
@@ -46,12 +45,6 @@ class Scan(NamedTuple):
         """The products that are the features."""
         return pairs_of(self.d)
 
-    @property
-    def parts(self) -> list[tuple[str, Any]]:
-        """The tiles of pairs: a name for each, and the pairs in it."""
-        tiles = range(self.pairs.padded // TILE)
-        return [(f"sum{f}", pl.ds(f * TILE, TILE)) for f in tiles]
-
     def rows(self, i: Any, blocks: int) -> Any:
         """The tokens of the block at step i."""
         return pl.ds((blocks - 1 - i if self.reverse else i) * BLOCK, BLOCK)
@@ -63,7 +56,7 @@ def weighted_sums(
     b: Float[Array, "b l h width"],
     c: Float[Array, "b l h p"],
     state: Float[Array, "b h m p"],
-    ones: Float[Array, "b h blocks m"] | None,
+    far: Float[Array, "b h l"] | None,
 ) -> tuple[Float[Array, "b l h p"], Float[Array, "b h l"] | None, Float[Array, "b h m p"]]:
     """The sums, those of the weights alone, and the state after all blocks.
 
@@ -73,69 +66,72 @@ def weighted_sums(
       b: what is summed over, likewise.
       c: the values, in tiles of 64 columns.
       state: sums of b's products of pairs times c over earlier tokens.
-      ones: the same with 1 for c, before each block; then out is divided by the sum of the weights.
+      far: sum of the weights over the blocks before; then out is divided by that of all weights.
     """
     inputs = {"a": a, "b": b, "c": c, "state": state, **constants(scan.pairs, a.dtype)}
-    if ones is not None:
-        inputs["ones"] = _halves(ones * inputs["weight"][None, None, None], a.dtype)
+    if far is not None:
+        inputs["far"] = far
     found = _kernel(scan, inputs)(**inputs)
-    return found["out"], None if ones is None else found["den"][0], found["last"]
+    return found["out"], None if far is None else found["den"][0], found["last"]
 
 
 def _kernel(scan: Scan, inputs: dict[str, jax.Array]) -> Kernel:
     (batch, length, heads, p), dtype = inputs["c"].shape, inputs["c"].dtype
-    blocks, normalize, parts = length // BLOCK, "ones" in inputs, scan.parts
+    blocks, normalize = length // BLOCK, "far" in inputs
 
     def load(task: Task, i: Any) -> dict[str, Any]:
         b, h, rows = task.at.batch, task.at.head, scan.rows(i, blocks)
         tiles = {name: getattr(task.gmem, name).at[b, rows, h] for name in "ab"}
         if normalize:
-            tiles["ones"] = task.gmem.ones.at[b, h, i]
+            tiles["far"] = task.gmem.far.at[b, h, rows]
         return tiles | {"c": task.gmem.c.at[b, rows, h, columns(task)]}
 
-    def compute(task: Task, stage: Any, sums: list[Array], i: Any) -> list[Array]:
+    def compute(task: Task, stage: Any, carry: tuple, i: Any) -> tuple:
         t = task.t
         z = (t.mma(None, stage.a, stage.b, trans_b=True) - 1) * scan.d**-0.5
         weights = seen(t, scan, 1 + z + z * z * 0.5)
-        out, den = None, t.full_column(BLOCK)
-        for name, pairs in parts:
+        out, den = t.mma(None, weights.astype(dtype), stage.c), t.row_sum(weights)
+
+        def step(f: Any, out: Array) -> Array:
+            pairs = tile(f)
             phi = picked(task, "first", stage.a, pairs) * picked(task, "second", stage.a, pairs)
-            out = t.mma(out, phi, getattr(task.smem, name))
-            if normalize:
-                den += t.row_sum(t.mma(None, phi, stage.ones.at[:, pairs], trans_b=True))
+            out = t.mma(out, phi, task.smem.copy.at[pairs])
+            take_in(task, pairs, stage.b, stage.c)
+            return out
+
+        out = lax.fori_loop(0, tiles_of(scan), step, out)
         b, h, rows = task.at.batch, task.at.head, scan.rows(i, blocks)
         where = task.gmem.out.at[b, rows, h, columns(task)]
         if normalize:
+            den += t.load_column(stage.far)
             den_where = task.gmem.den.at[task.at.columns, b, h, rows]
             task.store(out=(out / t.across(den, SHAPE), where), den=(den, den_where))
         else:
             task.store(out=(out, where))
-        return taken_in(task, scan, stage.b, stage.c, sums)
+        return carry
 
-    def finish(task: Task, sums: list[Array]) -> None:
-        last = task.gmem.last.at[task.at.batch, task.at.head]
-        for (name, pairs), tile in zip(parts, sums, strict=True):
-            task.store(**{f"state_{name}": (tile, last.at[pairs, columns(task)])})
+    def finish(task: Task, carry: tuple) -> None:
+        where = task.gmem.last.at[task.at.batch, task.at.head, :, columns(task)]
+        plgpu.copy_smem_to_gmem(task.smem.state, where)
 
     ring = {name: Tile((BLOCK, WIDTH), dtype) for name in "ab"} | {"c": Tile(SHAPE, dtype)}
-    scratch = scratch_of(scan, dtype) | {"out": Tile(SHAPE, dtype)}
+    fetched, scratch = (
+        fetched_of(scan, dtype),
+        scratch_of(scan, dtype) | {"out": Tile(SHAPE, dtype)},
+    )
     out = {
         "out": jax.ShapeDtypeStruct(inputs["c"].shape, dtype),
         "last": jax.ShapeDtypeStruct(inputs["state"].shape, jnp.float32),
     }
     if normalize:
-        ring["ones"], scratch["den"] = (
-            Tile((HALVES, scan.pairs.padded), dtype),
-            Tile((BLOCK,), jnp.float32),
-        )
+        ring["far"] = scratch["den"] = Tile((BLOCK,), jnp.float32)
         out["den"] = jax.ShapeDtypeStruct((p // BLOCK, batch, heads, length), jnp.float32)
-    fetched = fetched_of(scan, dtype)
     return Kernel(
         grid={"columns": p // BLOCK, "head": heads, "batch": batch},
         out=out,
         ring=ring,
         fetched=fetched,
-        fetch=lambda task: fetch(task, scan),
+        fetch=fetch,
         scratch=scratch,
         loops=lambda task: ((0, blocks),),
         load=load,
@@ -159,54 +155,64 @@ def columns(task: Task) -> Any:
     return pl.ds(task.at.columns * BLOCK, BLOCK)
 
 
+def tile(f: Any) -> Any:
+    """The pairs of a tile."""
+    return pl.ds(f * TILE, TILE)
+
+
+def tiles_of(scan: Scan) -> int:
+    """How many tiles of pairs there are."""
+    return scan.pairs.padded // TILE
+
+
 def fetched_of(scan: Scan, dtype: Any) -> dict[str, Tile]:
     """The tiles that a task begins with: the constants and its part of the state."""
     m = scan.pairs.padded
-    tiles = {"first": Tile((m, WIDTH), dtype), "second": Tile((m, WIDTH), dtype)}
-    tiles |= {f"state_{name}": Tile(SHAPE, jnp.float32) for name, _ in scan.parts}
-    return tiles | {"weight": Tile((m,), jnp.float32)}
+    tiles = {name: Tile((m, WIDTH), dtype) for name in ("first", "second")}
+    return tiles | {"weight": Tile((m,), jnp.float32), "state": Tile((m, BLOCK), jnp.float32)}
 
 
-def fetch(task: Task, scan: Scan) -> dict[str, Any]:
+def fetch(task: Task) -> dict[str, Any]:
     """Where they lie."""
-    state = task.gmem.state.at[task.at.batch, task.at.head]
     tiles = {name: getattr(task.gmem, name) for name in ("first", "second", "weight")}
-    return tiles | {f"state_{name}": state.at[pairs, columns(task)] for name, pairs in scan.parts}
+    state = task.gmem.state.at[task.at.batch, task.at.head, :, columns(task)]
+    return tiles | {"state": state}
 
 
 def scratch_of(scan: Scan, dtype: Any) -> dict[str, Tile]:
-    """The 16-bit copy of the sums."""
-    return {name: Tile(SHAPE, dtype) for name, _ in scan.parts}
+    """The 16-bit copy of the state."""
+    return {"copy": Tile((scan.pairs.padded, BLOCK), dtype)}
 
 
-def start(task: Task, scan: Scan) -> list[Array]:
-    """The sums before the first block."""
-    sums = []
-    for name, pairs in scan.parts:
-        sums.append(task.t.load(getattr(task.smem, f"state_{name}")))
-        _copy(task, name, pairs, sums[-1])
-    return sums
+def start(task: Task, scan: Scan) -> tuple:
+    """Nothing is carried through the steps but what lies in shared memory: make the first copy."""
+
+    def step(f: Any, carry: tuple) -> tuple:
+        pairs = tile(f)
+        _write(task, pairs, task.t.load(task.smem.state.at[pairs]))
+        return carry
+
+    return lax.fori_loop(0, tiles_of(scan), step, ())
 
 
-def taken_in(task: Task, scan: Scan, b: Any, c: Any, sums: list[Array]) -> list[Array]:
-    """The sums with one more block: products of pairs, pairs by tokens, times values."""
+def take_in(task: Task, pairs: Any, b: Any, c: Any) -> None:
+    """Add one more block to a tile of the state: products of pairs, by tokens, times values."""
 
-    def columns_of(which: str, pairs: Any) -> Float[Array, "pairs tokens"]:
+    def columns_of(which: str) -> Float[Array, "pairs tokens"]:
         selection = getattr(task.smem, which).at[pairs]
         return task.t.mma(None, selection, b, trans_b=True).astype(b.dtype)
 
-    more = []
-    for (name, pairs), tile in zip(scan.parts, sums, strict=True):
-        phi = columns_of("first", pairs) * columns_of("second", pairs)
-        more.append(task.t.mma(tile, phi, c))
-        _copy(task, name, pairs, more[-1])
-    return more
+    phi = columns_of("first") * columns_of("second")
+    _write(task, pairs, task.t.mma(task.t.load(task.smem.state.at[pairs]), phi, c))
 
 
-def _copy(task: Task, name: str, pairs: Any, tile: Float[Array, "pairs values"]) -> None:
-    """Write the 16-bit copy, weights included, so that products of a's columns need none."""
-    weight = task.t.load_column(task.smem.weight.at[pairs])
-    task.put(**{name: tile * task.t.across(weight, SHAPE)})
+def _write(task: Task, pairs: Any, tile: Float[Array, "pairs values"]) -> None:
+    """A tile of the state, and its copy with the weights, so that a's products need none."""
+    weight = task.t.across(task.t.load_column(task.smem.weight.at[pairs]), SHAPE)
+    task.t.commit()  # what the products of other warps still read must not be overwritten
+    task.smem.state.at[pairs][...] = tile
+    task.smem.copy.at[pairs][...] = (tile * weight).astype(task.smem.copy.dtype)
+    task.t.commit()
 
 
 def picked(task: Task, which: str, x: Any, pairs: Any) -> Float[Array, "tokens pairs"]:
@@ -216,12 +222,4 @@ def picked(task: Task, which: str, x: Any, pairs: Any) -> Float[Array, "tokens p
 
 def seen(t: Any, scan: Scan, x: Float[Array, "64 64"]) -> Float[Array, "64 64"]:
     """`x` for tokens up to the row's own (in reverse from it on), else 0."""
-    return t.where(t.distance(SHAPE) <= 0, x, 0) if scan.reverse else t.causal(x, other=0)
-
-
-def _halves(x: Float[Array, "*n m"], dtype: Any) -> Float[Array, "*n 8 m"]:
-    """Rows in a 16-bit type whose sum is `x`, so that a product with them is exact enough."""
-    high = x.astype(dtype)
-    low = (x - high).astype(dtype)
-    rows = jnp.stack([high, low], axis=-2)
-    return jnp.pad(rows, [(0, 0)] * (x.ndim - 1) + [(0, HALVES - 2), (0, 0)])
+    return t.where(t.distance(x.shape) <= 0, x, 0) if scan.reverse else t.causal(x, other=0)

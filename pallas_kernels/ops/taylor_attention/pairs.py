@@ -98,13 +98,34 @@ def from_pairs(products: Float[Array, "b h m p"], pairs: Pairs) -> Float[Array, 
 
 
 def moments(
-    x: Float[Array, "b l h width"], weight: Float[Array, "b h l"], pairs: Pairs, block: int
-) -> Float[Array, "b h blocks m"]:
-    """For each block of tokens the weighted sum of their products of pairs, in float32."""
+    x: Float[Array, "b l h width"], weight: Float[Array, "b h l"], d: int, block: int
+) -> Float[Array, "b h blocks n n"]:
+    """sum of weight x x^T over each block, of the columns up to that of ones: n = d + 1."""
     b, length, h, _ = x.shape
-    columns = x[..., : pairs.second.max() + 1].astype(jnp.float32).swapaxes(1, 2)
-    columns = columns.reshape(b, h, length // block, block, -1)
-    weighted = columns * weight.reshape(b, h, length // block, block)[..., None]
-    products = jnp.einsum("bhtsi,bhtsj->bhtij", weighted, columns, precision="highest")
-    products = products[..., pairs.first, pairs.second]
-    return jnp.pad(products, [(0, 0)] * 3 + [(0, pairs.padded - len(pairs.first))])
+    cut = b, h, length // block, block
+    columns = x[..., : d + 1].astype(jnp.float32).swapaxes(1, 2).reshape(*cut, d + 1)
+    weighted = weight.reshape(*cut)[..., None] * columns
+    return jnp.matmul(weighted.mT, columns, precision="highest")
+
+
+def coefficients(d: int) -> Float[Array, "n n"]:
+    """c with 1 + z + z^2 / 2 = sum_ij c_ij (q_i q_j) (k_i k_j); c is symmetric."""
+    c = np.full((d + 1, d + 1), 1 / (2 * d))
+    c[d], c[:, d], c[d, d] = d**-0.5 / 2, d**-0.5 / 2, 1
+    return jnp.asarray(c, jnp.float32)
+
+
+def moment_of_state(sums: Float[Array, "b h e"], d: int) -> Float[Array, "b h n n"]:
+    """The public state's normaliser as a sum of x x^T."""
+    one, linear, square = sums[..., :1], sums[..., 1 : d + 1], sums[..., d + 1 :]
+    square = math.sqrt(2 * d) * square.reshape(*square.shape[:2], d, d)
+    linear = d**0.25 * linear
+    top = jnp.concatenate([(square + square.mT) / 2, linear[..., None]], axis=-1)
+    bottom = jnp.concatenate([linear, one], axis=-1)
+    return jnp.concatenate([top, bottom[..., None, :]], axis=-2)
+
+
+def state_of_moment(moment: Float[Array, "b h n n"], d: int) -> Float[Array, "b h e"]:
+    """The inverse of `moment_of_state`."""
+    square = moment[..., :d, :d].reshape(*moment.shape[:2], d * d) / math.sqrt(2 * d)
+    return jnp.concatenate([moment[..., d:, d], moment[..., :d, d] / d**0.25, square], axis=-1)

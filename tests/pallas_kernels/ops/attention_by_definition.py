@@ -1,6 +1,5 @@
-"""Attention as it is defined: one softmax over a dense table of scores, in float64."""
+"""Attention as it is defined: one softmax over a dense table of scores, in float64 NumPy."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,29 +17,31 @@ def visible(queries, keys, *, causal=False, window=None, segment_ids=None, kv_se
     return seen
 
 
-def plain(q, k, v, seen, scale=None):
-    """(out, lse); a query that sees nothing reads 0 at -inf."""
-    group = q.shape[2] // k.shape[2]
-    k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
-    scores = jnp.einsum("bihd,bjhd->bhij", q, k) * (scale or q.shape[-1] ** -0.5)
-    seen = jnp.broadcast_to(jnp.asarray(seen)[:, None], scores.shape)
-    some = seen.any(-1)
-    # Finite inside, so that rows without a key have a gradient of 0 and not NaN.
-    scores = jnp.where(seen, scores, -1e30)
-    weights = jax.nn.softmax(scores) * some[..., None]
-    lse = jnp.where(some, jax.nn.logsumexp(scores, axis=-1), -jnp.inf)
-    return jnp.einsum("bhij,bjhd->bihd", weights, v), lse.swapaxes(1, 2)
-
-
-def by_definition(q, k, v, d_out=None, d_lse=None, *, scale=None, **settings):
-    """(out, lse, dq, dk, dv) in float64 from the inputs as they are; d_out and d_lse 0 if None."""
-    seen = visible(q.shape[1], k.shape[1], **settings)
-    with jax.enable_x64(True):
-        inputs = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v)]
-        results, pull = jax.vjp(lambda *x: plain(*x, seen, scale), *inputs)
-        given = zip((d_out, d_lse), results, strict=True)
-        pulled = [jnp.zeros_like(y) if x is None else jnp.asarray(x, y.dtype) for x, y in given]
-        return [np.asarray(x) for x in (*results, *pull(tuple(pulled)))]
+def by_definition(q, k, v, d_out=0.0, d_lse=0.0, *, scale=None, **settings):
+    """(out, lse, dq, dk, dv), [batch, length, heads(, dim)], from the inputs as they are."""
+    group, scale = q.shape[2] // k.shape[2], scale or q.shape[-1] ** -0.5
+    seen = visible(q.shape[1], k.shape[1], **settings)[:, None]
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    shared_k, shared_v = (np.repeat(x, group, axis=2) for x in (k, v))
+    d_out = np.broadcast_to(np.asarray(d_out, np.float64), (*q.shape[:3], v.shape[3]))
+    d_lse = np.broadcast_to(np.asarray(d_lse, np.float64), q.shape[:3]).swapaxes(1, 2)[..., None]
+    scores = np.where(seen, np.einsum("bihd,bjhd->bhij", q, shared_k) * scale, -np.inf)
+    some = seen.any(-1, keepdims=True)  # a query that sees nothing reads 0 at -inf
+    top = np.where(some, scores.max(-1, keepdims=True), 0)
+    total = np.exp(scores - top).sum(-1, keepdims=True)
+    weights = np.exp(scores - top) / np.where(some, total, 1)
+    lse = np.where(some, top + np.log(np.where(some, total, 1)), -np.inf)[..., 0].swapaxes(1, 2)
+    d_weights = np.einsum("bihd,bjhd->bhij", d_out, shared_v)
+    mean = (weights * d_weights).sum(-1, keepdims=True)
+    d_scores = np.where(some, weights * (d_weights - mean + d_lse), 0) * scale
+    by_group = lambda x: x.reshape(*k.shape[:3], group, -1).sum(3)  # noqa: E731
+    return (
+        np.einsum("bhij,bjhd->bihd", weights, shared_v),
+        lse,
+        np.einsum("bhij,bjhd->bihd", d_scores, shared_k),
+        by_group(np.einsum("bhij,bihd->bjhd", d_scores, q)),
+        by_group(np.einsum("bhij,bihd->bjhd", weights, d_out)),
+    )
 
 
 def error(x, expected):

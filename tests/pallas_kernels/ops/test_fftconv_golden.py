@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.ops.fftconv import fftconv, monarch
+from pallas_kernels.ops.fftconv import fftconv, monarch, mosaic
 from tests.pallas_kernels.reference import arrays_of, cases, close
 
 pytestmark = pytest.mark.golden
 FLOAT32, FLOAT64 = 1e-5, 1e-12  # transforms of some hundred numbers near 1
+# Inputs, factors and all that lies between the products are rounded to 2**-9, in six places.
+BF16 = 2e-2
+KERNEL = {"implementation": "mosaic_gpu", "interpret": True}
 BOTH = pytest.mark.parametrize("causal", [True, False], ids=["causal", "circular"])
 
 
@@ -29,6 +32,15 @@ def test_float64_and_float32(case, causal):
     with jax.enable_x64(True):
         close(run(g, jnp.float64, causal), answer(g, causal), FLOAT64)
     close(run(g, jnp.float32, causal), answer(g, causal), FLOAT32)
+
+
+@BOTH
+@pytest.mark.parametrize("case", cases("fftconv"))
+def test_the_kernel(case, causal):
+    g = arrays_of(case)
+    if reason := mosaic.unfit(jnp.asarray(g["u"], jnp.bfloat16), causal=causal):
+        pytest.skip(reason)
+    close(run(g, jnp.bfloat16, causal, **KERNEL), answer(g, causal), BF16)
 
 
 @pytest.mark.parametrize("case", cases("fftconv"))

@@ -82,7 +82,7 @@ def test_heads_do_not_know_their_number_and_batches_neither(order, seed):
 def test_vmap_is_a_loop():
     arrays = [jnp.stack([x, y]) for x, y in zip(drawn(67), drawn(67, 1), strict=True)]
     loop = [attend(*(x[i] for x in arrays)) for i in range(2)]
-    for x, *ys in zip(jax.vmap(attend)(*arrays), *loop, strict=True):
+    for x, *ys in zip(jax.jit(jax.vmap(attend))(*arrays), *loop, strict=True):
         close(x, jnp.stack(ys), ROUNDING)
 
 
