@@ -9,7 +9,7 @@ Subpackages load on first use, so `import jlab` costs no jax import:
 import importlib
 
 __version__ = "0.1.0"
-_SUBPACKAGES = ("data", "mixing", "nn", "training")
+_SUBPACKAGES = ("data", "hub", "jobs", "mixing", "nn", "sampling", "training")
 __all__ = ["__version__", *_SUBPACKAGES]
 
 

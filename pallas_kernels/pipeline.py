@@ -32,8 +32,8 @@ from pallas_kernels.tiles import Tile, Tiles
 # Registers of a streaming multiprocessor per thread of a warpgroup: 65536 / 128. A thread can have
 # 255, in steps of 8.
 _REGISTERS, _MOST_REGISTERS = 512, 240
-# Shared memory of a block on H100, and what barriers and alignment may take of it.
-_SHARED_BYTES, _SPARE_BYTES = 232448, 1024
+# Shared memory of a block on H100; what row reductions and barriers take of it; alignment of a tile.
+_SHARED_BYTES, _SPARE_BYTES, _ALIGNED = 232448, 2048 + 1024, 1024
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,12 @@ def stages_that_fit(
     Raises:
       ValueError: where not even one stage fits.
     """
-    room = _SHARED_BYTES - _SPARE_BYTES - consumers * sum(tile.bytes for tile in own.values())
-    stages = min(most, room // sum(tile.bytes for tile in ring.values()))
+
+    def taken(tiles: Mapping[str, Tile], copies: int) -> int:
+        return sum(-(-copies * tile.bytes // _ALIGNED) * _ALIGNED for tile in tiles.values())
+
+    room = _SHARED_BYTES - _SPARE_BYTES - taken(own, consumers)
+    stages = max((n for n in range(1, most + 1) if taken(ring, n) <= room), default=0)
     if stages < 1:
         raise ValueError(f"the tiles of one stage must fit in {room} bytes; got {dict(ring)}")
     return stages

@@ -115,9 +115,9 @@ class Tiles(NamedTuple):
         """
         if self.lowering != "mosaic":
             a, b = self._value(a), self._value(b)
-            product = jnp.dot(
-                a.T if trans_a else a, b.T if trans_b else b, preferred_element_type=jnp.float32
-            )
+            a, b = a.T if trans_a else a, b.T if trans_b else b
+            # Triton would round float32 operands to 10 bits of mantissa.
+            product = jnp.dot(a, b, precision="highest", preferred_element_type=jnp.float32)
             return product if acc is None else acc + product
         a = _compat.transpose_ref(a, (1, 0)) if trans_a else a
         b = _compat.transpose_ref(b, (1, 0)) if trans_b else b

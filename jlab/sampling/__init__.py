@@ -22,6 +22,8 @@ Source: Brown et al., "Large Language Monkeys: Scaling Inference Compute with Re
 arXiv 2407.21787. Which grader gave the c belongs in every report: see `jlab.sampling.graders`.
 """
 
+from jlab.nn.generate import Sample, generate, stream
+from jlab.nn.next_token import SamplingConfig
 from jlab.sampling.classes import answer_classes
 from jlab.sampling.cost import (
     Contender,
@@ -75,6 +77,8 @@ __all__ = [
     "Matched",
     "ModelSize",
     "Overlay",
+    "Sample",
+    "SamplingConfig",
     "SelectionCurve",
     "Subset",
     "answer_classes",
@@ -89,6 +93,7 @@ __all__ = [
     "family_overlay",
     "fit_beta",
     "fit_coverage_law",
+    "generate",
     "grade",
     "gsm8k",
     "gsm8k_subset",
@@ -107,6 +112,7 @@ __all__ = [
     "pass_at_k",
     "problem_curves",
     "random_orders",
+    "stream",
     "weighted_curve",
     "weighted_vote",
 ]

@@ -44,6 +44,7 @@ class Equivalence:
     Raises:
         ImportError: sympy or its LaTeX parser is missing. Their absence would otherwise pass for
             "different" and turn the grader into one of strings.
+        RuntimeError: a worker does not start.
         ValueError: no worker, or no time.
     """
 
@@ -139,14 +140,14 @@ class _Worker:
         self._replies.register(self._process.stdout, selectors.EVENT_READ)
         try:
             greeting = self._reply(STARTUP)
+            if greeting != "ready":
+                raise ImportError(MISSING.format(greeting))
         except (_Overrun, _Died):
-            greeting = "the process that asks sympy did not start"
-        except BaseException:  # Ctrl-C while it starts
+            self.stop()
+            raise RuntimeError(f"{WORKER.name} ended or was not ready in {STARTUP} s") from None
+        except BaseException:
             self.stop()
             raise
-        if greeting != "ready":
-            self.stop()
-            raise ImportError(MISSING.format(greeting))
 
     def ask(self, pair: tuple[str, str, bool]) -> bool:
         try:

@@ -48,7 +48,7 @@ def meetings(
 
 
 def block_of_queries(task: Task, setting: Setting, blocks: int) -> Any:
-    """The task's block of queries: under a causal mask the longest first, so that short ones end."""
+    """The block of queries of a task: under a causal mask the longest first."""
     return blocks - 1 - task.at.block if setting.causal else task.at.block
 
 

@@ -39,8 +39,9 @@ class Config:
 
 
 def config_for(n: int, dim: int, most_rows: int = 4) -> Config:
-    """Up to 32 registers of a thread for the entries of its rows, and work for all blocks."""
-    rows, consumers = (most_rows, 4) if dim <= 1024 else (1, 4) if dim <= 2048 else (1, 2)
+    """Up to 32 entries of a thread in each stream of rows, and work for all blocks."""
+    rows = most_rows if dim <= 1024 else max(1, most_rows * 1024 // dim)
+    consumers = 4 if dim <= 1024 else 2
     while consumers > 1 and n < _SMS * rows * consumers:
         consumers //= 2
     return Config(rows, consumers)

@@ -26,7 +26,6 @@ from pallas_kernels.ops.taylor_attention import mosaic
 from pallas_kernels.ops.taylor_attention.mosaic import BLOCK, Scan, weighted_sums
 from pallas_kernels.ops.taylor_attention.operands import Operands
 from pallas_kernels.ops.taylor_attention.pairs import (
-    TILE,
     WIDTH,
     coefficients,
     from_pairs,
@@ -65,7 +64,7 @@ def refusal(x: Operands) -> str | None:
 def attend(
     x: Operands, sums: Float[Array, "b kv_heads e p1"], *, normalize: bool, interpret: bool
 ) -> tuple[Float[Array, "b l h p"], Float[Array, "b kv_heads e p1"]]:
-    """The result and the state after it by kernels; zeros are added up to whole blocks and tiles."""
+    """The result and the state after it; zeros are added up to whole blocks and tiles."""
     length, d, p = x.q.shape[1], x.q.shape[3], x.v.shape[3]
     group, whole = x.q.shape[2] // x.k.shape[2], -(-length // BLOCK) * BLOCK
     k = with_ones(x.k, whole)
@@ -172,7 +171,7 @@ def _before(
 def _rows(
     moment: Float[Array, "b h blocks n n"], x: Float[Array, "b l h width"], d: int, width: int = 0
 ) -> Float[Array, "b h l n"]:
-    """(coefficients * moment) x for each token's block; with `width`, zeros up to so many columns."""
+    """(coefficients * moment) x for each token and its block; zeros up to `width` columns."""
     b, h, blocks, n, _ = moment.shape
     columns = _columns(x, d).reshape(b, h, blocks, BLOCK, n)
     rows = jnp.matmul(columns, moment * coefficients(d)[None, None, None], precision="highest")

@@ -39,7 +39,8 @@ def test_triton_is_the_definition_with_gradients(shape, table):
         close(got, expected, FLOAT32)
 
 
-def test_mosaic_is_the_definition_to_the_last_bit():
+@pytest.mark.slow
+def test_mosaic_is_the_definition():
     """Products and sums are those of the definition, in float32, rounded once."""
     x, (cos, sin) = drawn(1, 64, 1, 64), tables(64, 32)
     y = rotary(x, cos, sin, **MOSAIC)

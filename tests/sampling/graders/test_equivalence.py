@@ -144,9 +144,20 @@ def test_workers_are_started_when_they_are_needed_and_no_more_than_allowed(worke
             made._idle.put(item)
 
 
-def test_a_worker_that_cannot_start_is_an_error(worker):
-    worker("pass", greeting="broken")
-    with pytest.raises(ImportError, match=r"needs the extra \[math\] .*: broken$"):
+def test_what_a_worker_misses_is_an_error(worker):
+    worker("pass", greeting="no parser")
+    with pytest.raises(ImportError, match=r"needs the extra \[math\] .*: no parser$"):
+        Equivalence(workers=1)
+
+
+def test_a_worker_that_does_not_start_is_an_error(worker, tmp_path, monkeypatch):
+    worker("pass")
+    (tmp_path / "worker.py").write_text("raise SystemExit")
+    with pytest.raises(RuntimeError, match="ended or was not ready in 120"):
+        Equivalence(workers=1)
+    (tmp_path / "worker.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setattr(module, "STARTUP", 0.2)
+    with pytest.raises(RuntimeError, match="ended or was not ready in 0"):
         Equivalence(workers=1)
 
 
