@@ -43,6 +43,8 @@ OPS: tuple[str, ...] = (
     "layernorm",
     "rotary",
     "fftconv",
+    "hybrid_attention",
+    "taylor_attention",
 )
 
 

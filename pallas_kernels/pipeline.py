@@ -32,7 +32,7 @@ from pallas_kernels.tiles import Tile, Tiles
 # Registers of a streaming multiprocessor per thread of a warpgroup: 65536 / 128. A thread can have
 # 255, in steps of 8.
 _REGISTERS, _MOST_REGISTERS = 512, 240
-# Shared memory of a block on H100; what row reductions and barriers take of it; alignment of a tile.
+# Shared memory of a block on H100; what reductions and barriers take of it; alignment of a tile.
 _SHARED_BYTES, _SPARE_BYTES, _ALIGNED = 232448, 2048 + 1024, 1024
 
 
@@ -127,7 +127,6 @@ class Kernel:
         """The results, by name."""
         names = (*inputs, *self.out)
         grid = self.grid if self.blocks is None else {"block": self._blocks}
-        vma = frozenset().union(*(_varying(x) for x in inputs.values()))
 
         def entry(*refs: Any) -> None:
             gmem = SimpleNamespace(**dict(zip(names, refs, strict=True)))
@@ -139,7 +138,7 @@ class Kernel:
 
         results = plgpu.kernel(
             entry,
-            out_type=tuple(_typed(x, vma) for x in self.out.values()),
+            out_type=tuple(self.out.values()),
             grid=tuple(grid.values()),
             grid_names=tuple(grid),
             num_threads=self.consumers + 1,
@@ -298,12 +297,3 @@ def _nest(bounds: tuple[tuple[Any, Any], ...], step: Callable, state: Any, *i: A
         return step(state, *i)
     (low, high), *inner = bounds
     return lax.fori_loop(low, high, lambda j, s: _nest(tuple(inner), step, s, *i, j), state)
-
-
-def _varying(x: jax.Array) -> frozenset:
-    """Axes of an enclosing shard_map along which a value differs."""
-    return getattr(jax.typeof(x), "vma", frozenset())
-
-
-def _typed(x: jax.ShapeDtypeStruct, vma: frozenset) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, vma=vma) if vma else x

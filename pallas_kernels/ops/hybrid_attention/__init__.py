@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels import dispatch
+from pallas_kernels.ops.attention.operands import varying_alike
 from pallas_kernels.ops.hybrid_attention import mosaic_grad, xla
 from pallas_kernels.ops.hybrid_attention.hedgehog import hedgehog_features
 from pallas_kernels.ops.hybrid_attention.operands import OP, Operands, Rule, operands
@@ -96,7 +97,7 @@ def hybrid_attention(
     Source: arXiv 2410.10254, Equation 7; the terrace's block borders as in arXiv 2410.20399's
     kernel, so that a longer text never changes an earlier output.
     """
-    x = operands(q, k, v, phi_q, phi_k, window_factor, linear_factor)
+    x = varying_alike(operands(q, k, v, phi_q, phi_k, window_factor, linear_factor))
     rule = Rule(window, kind, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, eps)
     stateful = initial_state is not None or return_state
     if segment_ids is not None and stateful:

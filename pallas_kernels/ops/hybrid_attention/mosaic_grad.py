@@ -13,12 +13,15 @@ Source: derived from arXiv 2410.10254, Equation 7.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dispatch import fold_vmap
+from pallas_kernels.ops.attention.operands import varying_alike
 from pallas_kernels.ops.hybrid_attention import mosaic
 from pallas_kernels.ops.hybrid_attention.mosaic_far import far_sums
 from pallas_kernels.ops.hybrid_attention.mosaic_near import Near, of_keys, of_queries
@@ -38,27 +41,25 @@ def refusal(x: Operands, rule: Rule, segment_ids: Int[Array, "b l"] | None) -> s
     if segment_ids is not None:
         return "it does not know segments"
     largest = max(a.shape[3] for a in (x.q, x.v, x.phi_q))
-    return f"it has heads and features up to {_SIZES[-1]}; got {largest}" if largest > 128 else None
+    return f"it has tiles of up to {_SIZES[-1]} columns; got {largest}" if largest > 128 else None
 
 
 def attend(x: Operands, rule: Rule, *, interpret: bool) -> Float[Array, "b l h p"]:
     """The mixture by kernels; zeros are added up to whole blocks and tiles."""
     length, p = x.v.shape[1], x.v.shape[3]
-
-    def whole(a, axes):
-        more = [0] * a.ndim
-        for axis in axes:
-            size = a.shape[axis]
-            more[axis] = next(s for s in _SIZES if s >= size) - size
-        if a.ndim == 4 and axes == (3,):
-            more[1] = -length % mosaic.BLOCK
-        return jnp.pad(a, [(0, n) for n in more]) if any(more) else a
-
-    tokens = (whole(a, (3,)) for a in x[:5])
+    whole = ((0, 0), (0, -length % mosaic.BLOCK), (0, 0), (0, 0))
+    tokens = (_tiled(jnp.pad(a, whole), 3) for a in x[:5])
     # A factor per row too: then vmap can fold its axis into the batch for all of them.
     factors = (jnp.broadcast_to(a[None], x.kv.shape[:2]) for a in x[5:7])
-    y = _mixture((rule, interpret), *tokens, *factors, whole(x.kv, (2, 3)), whole(x.k_sum, (2,)))
+    arrays = (*tokens, *factors, _tiled(x.kv, 2, 3), _tiled(x.k_sum, 2))
+    y = _mixture((rule, interpret), *arrays)
     return y[:, :length, :, :p]
+
+
+def _tiled(a: Array, *axes: int) -> Array:
+    """Zeros added up to sizes that there are tiles for, along these axes."""
+    sizes = [next(s for s in _SIZES if s >= n) if i in axes else n for i, n in enumerate(a.shape)]
+    return jnp.pad(a, [(0, size - n) for size, n in zip(sizes, a.shape, strict=True)])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -72,16 +73,20 @@ def _forward(setting: tuple[Rule, bool], *arrays: Array) -> tuple[Array, tuple]:
     def run(*arrays):
         return mosaic.forward(Operands(*arrays), rule, interpret=interpret)
 
-    y, statistics = fold_vmap(run, [True] * len(arrays))(*arrays)
+    y, statistics = _folded(run, arrays)
     return y, (*arrays, y, *statistics)
 
 
 def _backward(setting: tuple[Rule, bool], saved: tuple, dy: Float[Array, "b l h p"]) -> tuple:
-    derivatives = functools.partial(_derivatives, setting)
-    return tuple(fold_vmap(derivatives, [True] * (len(saved) + 1))(*saved, dy))
+    return tuple(_folded(functools.partial(_derivatives, setting), (*saved, dy)))
 
 
 _mixture.defvjp(_forward, _backward)
+
+
+def _folded(run: Callable[..., Any], arrays: tuple[Array, ...]) -> Any:
+    """`run` under vmap and shard_map: all arrays have the batch in front, and vary alike."""
+    return varying_alike((fold_vmap(run, [True] * len(arrays))(*arrays), arrays))[0]
 
 
 def _derivatives(setting: tuple[Rule, bool], *arrays: Array) -> Operands:

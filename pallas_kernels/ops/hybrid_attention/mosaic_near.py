@@ -145,7 +145,7 @@ def _queries_kernel(x: Near, rule: Rule, interpret: bool) -> Kernel:
         finish=lambda task, carry: None,
         blocks=_BLOCKS,
         consumers=1,
-        stages=stages_that_fit(ring, scratch, consumers=1, most=2),
+        stages=stages_that_fit(ring, scratch, consumers=1, most=3),
         interpret=interpret,
     )
 

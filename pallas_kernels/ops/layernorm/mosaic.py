@@ -39,10 +39,13 @@ class Config:
 
 
 def config_for(n: int, dim: int, most_rows: int = 4) -> Config:
-    """Up to 32 entries of a thread in each stream of rows, and work for all blocks."""
+    """Up to 32 entries of a thread in each stream of rows, and work for all blocks.
+
+    At least two rows a block: the random words of one would be too short to copy.
+    """
     rows = most_rows if dim <= 1024 else max(1, most_rows * 1024 // dim)
     consumers = 4 if dim <= 1024 else 2
-    while consumers > 1 and n < _SMS * rows * consumers:
+    while consumers > 1 and rows * consumers > 2 and n < _SMS * rows * consumers:
         consumers //= 2
     return Config(rows, consumers)
 

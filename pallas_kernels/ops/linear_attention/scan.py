@@ -55,7 +55,8 @@ def decay_scan(
     if chosen == "xla":
         q = q if scale == 1 else q.astype(dtype) * scale
         return xla.chunked(q, k, v, log_decay, state, chunk=chunk)
-    return _by_kernel(_Setting(chosen, scale, interpret), q, k, v, log_decay, state)
+    setting, narrow = _Setting(chosen, scale, interpret), jnp.float32  # wider decays are allowed
+    return _by_kernel(setting, q, k, v, log_decay.astype(narrow), state.astype(narrow))
 
 
 class _Setting(NamedTuple):

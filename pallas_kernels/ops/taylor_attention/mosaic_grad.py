@@ -14,6 +14,7 @@ Source: derived from Based, arXiv 2402.18668, Section 4.1.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.dispatch import fold_vmap
+from pallas_kernels.ops.attention.operands import varying_alike
 from pallas_kernels.ops.taylor_attention import mosaic
 from pallas_kernels.ops.taylor_attention.mosaic import BLOCK, Scan, weighted_sums
 from pallas_kernels.ops.taylor_attention.operands import Operands
@@ -96,7 +98,7 @@ def _forward(setting: _Setting, *arrays: Array) -> tuple[tuple[Array, Array], tu
         y, den, last = weighted_sums(scan, q, k, v, state, far)
         return (y, last), (y, den)
 
-    results, saved = fold_vmap(run, [True] * len(arrays))(*arrays)
+    results, saved = _folded(run, arrays)
     return results, (*arrays, *saved)
 
 
@@ -104,11 +106,15 @@ def _backward(setting: _Setting, saved: tuple, derivatives: tuple) -> tuple:
     *inputs, y, den = saved
     more = (y, den) if setting.normalize else ()
     arrays = (*inputs, *derivatives, *more)
-    run = functools.partial(_derivatives, setting)
-    return fold_vmap(run, [True] * len(arrays))(*arrays)
+    return _folded(functools.partial(_derivatives, setting), arrays)
 
 
 _mixture.defvjp(_forward, _backward)
+
+
+def _folded(run: Callable[..., Any], arrays: tuple[Array, ...]) -> Any:
+    """`run` under vmap and shard_map: all arrays have the batch in front, and vary alike."""
+    return varying_alike((fold_vmap(run, [True] * len(arrays))(*arrays), arrays))[0]
 
 
 def _derivatives(

@@ -176,6 +176,24 @@ def test_vmap_is_a_loop():
         close(x, jnp.stack(ys), ROUNDING)
 
 
+@pytest.mark.parametrize("length", [20, 150])
+def test_inside_shard_map_the_factors_get_the_sum_of_their_gradients(length):
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    arrays, spec, shared = (
+        drawn(length),
+        jax.sharding.PartitionSpec("x"),
+        jax.sharding.PartitionSpec(),
+    )
+    run = functools.partial(hybrid_attention, window=16)
+    split = jax.shard_map(run, mesh=mesh, in_specs=(spec,) * 5 + (shared,) * 2, out_specs=spec)
+
+    def gradients(run):
+        return jax.jit(jax.grad(lambda *x: (run(*x) ** 2).sum(), argnums=tuple(range(7))))(*arrays)
+
+    for x, expected in zip(gradients(split), gradients(run), strict=True):
+        close(x, expected, ROUNDING)
+
+
 def test_a_window_over_everything_is_softmax_and_no_window_is_linear_attention():
     q, k, v, phi_q, phi_k, g, linear = drawn(60, kv_heads=4)
     v = jnp.concatenate([v, v], axis=3)[..., :8]  # the softmax wants values of the keys' size

@@ -181,3 +181,11 @@ def test_float64_is_for_xla(implementation):
         with pytest.raises(NotImplementedError, match="got float64"):
             linear_attention(q, q, q, implementation=implementation, interpret=True)
         assert linear_attention(q, q, q).dtype == jnp.float64
+
+
+def test_decays_may_be_wider_than_what_the_kernel_takes():
+    with jax.enable_x64(True):
+        (q, k, v, decay, _), _ = drawn(64, 1, 16, 16)
+        wide_decay = decay.astype(jnp.float64)
+        o = linear_attention(q, k, v, log_decay=wide_decay, **TRITON)
+        close(o, linear_attention(q, k, v, log_decay=wide_decay), BF16)

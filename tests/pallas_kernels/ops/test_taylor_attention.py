@@ -95,6 +95,19 @@ def test_vmap_is_a_loop():
         close(x, jnp.stack(ys), ROUNDING)
 
 
+@pytest.mark.parametrize("length", [20, 600])
+def test_inside_shard_map_nothing_changes(length):
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    arrays, spec = drawn(length), jax.sharding.PartitionSpec("x")
+    split = jax.shard_map(taylor_attention, mesh=mesh, in_specs=spec, out_specs=spec)
+
+    def gradients(run):
+        return jax.jit(jax.grad(lambda *x: (run(*x) ** 2).sum(), argnums=(0, 1, 2)))(*arrays)
+
+    for x, expected in zip(gradients(split), gradients(taylor_attention), strict=True):
+        close(x, expected, ROUNDING)
+
+
 def test_two_tokens_by_hand():
     # d = 1: z = q k. Token 1: z = (2, -1), weights 1 + 2 + 2 = 5 and 1 - 1 + 1/2 = 1/2.
     column = lambda *x: jnp.array(x)[None, :, None, None]  # noqa: E731
