@@ -42,9 +42,9 @@ OPS: tuple[str, ...] = (
     "mamba2",
     "layernorm",
     "rotary",
-    "fftconv",
     "hybrid_attention",
     "taylor_attention",
+    "fftconv",
 )
 
 

@@ -92,7 +92,7 @@ def pipeline_throughput(
     if stages < 1:
         raise ValueError(f"stages must be at least 1; got {stages}")
     lengths = np.full(steps, load)
-    if jitter:
+    if jitter > 1e-6:  # below, the shape of the distribution leaves the range of floats
         lengths *= np.random.default_rng(seed).gamma(jitter**-2, jitter**2, steps)
     done = [0.0] * stages  # when each step freed its buffer; before the first all are free
     for length in lengths:

@@ -85,7 +85,7 @@ def _symmetric(tree, d):
     """a2 and n2, and their derivatives, as half the sum with their transposes."""
 
     def mean(x):
-        square = x.reshape(*x.shape[:2], d, d, *x.shape[3:])
+        square = np.asarray(x, np.float64).reshape(*x.shape[:2], d, d, *x.shape[3:])
         return (square + square.swapaxes(2, 3)) / 2
 
     is_state = lambda x: isinstance(x, TaylorState)  # noqa: E731
