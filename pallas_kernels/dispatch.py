@@ -7,15 +7,20 @@ refused with the reason.
 """
 
 import functools
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jaxtyping import Array, PyTree
 
 Implementation = Literal["mosaic_gpu", "triton", "xla"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("mosaic_gpu", "triton", "xla")
+
+# CUDA 12.8.0 up to 12.9.1, not included. jax refuses them too, in its own attention kernel.
+_MISCOMPILING = ("12.8.61", "12.8.93", "12.9.41")
 
 
 def choose(
@@ -74,9 +79,20 @@ def unavailable(implementation: Implementation) -> str | None:
         return f"it needs an NVIDIA GPU; this is {kind}"
     if implementation == "mosaic_gpu" and capability != 9.0:
         return f"it needs a Hopper GPU (compute capability 9.0); this is {kind} ({capability})"
+    if implementation == "mosaic_gpu" and (assembler := _assembler()) in _MISCOMPILING:
+        return f"CUDA's assembler {assembler} miscompiles causal masks; it needs 12.9.86 or later"
     if implementation == "triton" and capability < 8.0:
         return f"it needs compute capability 8.0 or later; this is {kind} ({capability})"
     return None
+
+
+@functools.cache
+def _assembler() -> str | None:
+    """Version of the assembler that came with jax's CUDA packages; None: another, not known."""
+    try:
+        return importlib.metadata.version("nvidia-cuda-nvcc-cu12")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _device() -> tuple[str, float | None]:
@@ -145,8 +161,26 @@ def check_shape(op: str, sizes: dict[str, int], **arrays: tuple[jax.Array | None
         raise ValueError(f"{op}: {name} must have shape ({allowed}); got {x.shape}")
 
 
+def varying_alike(arrays: PyTree[Array]) -> PyTree[Array]:
+    """Inside shard_map, all arrays as values of the devices along which any of them differs.
+
+    The gradient of one that was alike everywhere is then summed over the devices.
+    """
+    varying = [jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(arrays)]
+    axes = frozenset().union(*varying)
+
+    def spread(x: Array) -> Array:
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(spread, arrays)
+
+
 def fold_vmap(function: Callable, batched: Sequence[bool]) -> Callable:
     """Let `vmap` of a kernel fold the mapped axis into the kernel's own batch axis.
+
+    Inside shard_map its results are values of the devices along which its arguments differ: what a
+    kernel gives says nothing of it.
 
     Args:
       function: takes arrays only, and gives a tree of arrays whose first axis is the batch.
@@ -157,7 +191,7 @@ def fold_vmap(function: Callable, batched: Sequence[bool]) -> Callable:
     @custom_vmap
     @functools.wraps(function)
     def mapped(*arrays: Any) -> Any:
-        return function(*arrays)
+        return varying_alike((function(*arrays), arrays))[0]
 
     @mapped.def_vmap
     def _(size: int, in_batched: list[bool], *arrays: Any) -> tuple[Any, Any]:

@@ -113,7 +113,10 @@ class Kernel:
     order: Callable[[Any], Mapping[str, Any]] | None = None
     consumers: int = 2
     stages: int = 2
-    producer_registers: int = 40  # of each thread; the consumers share the rest
+    producer_registers: int = 32  # of each thread; the consumers share the rest
+    # Find the consumers' own tiles anew at every step. The compiler would keep the addresses of
+    # all of them in registers, which a kernel of many tiles has not got to spare.
+    readdress: bool = False
     interpret: bool = False  # run in the interpreter, on any platform
 
     def __post_init__(self):
@@ -213,8 +216,13 @@ def _body(kernel: Kernel, gmem: SimpleNamespace, smem: SimpleNamespace) -> None:
     def _():
         share = (_REGISTERS - kernel.producer_registers) // kernel.consumers // 8 * 8
         plgpu.set_max_registers(min(share, _MOST_REGISTERS), action="increase")
-        mine = SimpleNamespace(**{name: ref.at[thread] for name, ref in smem.own.items()})
-        _consume(kernel, lambda at: Task(t, at, gmem, mine, thread), smem)
+
+        def task_at(at: SimpleNamespace, position: Any = 0) -> Task:
+            number = thread + _zero(position) if kernel.readdress else thread
+            mine = {name: ref.at[number] for name, ref in smem.own.items()}
+            return Task(t, at, gmem, SimpleNamespace(**mine), thread)
+
+        _consume(kernel, task_at, smem)
 
 
 def _produce(kernel: Kernel, task_at: Callable, smem: SimpleNamespace) -> None:
@@ -262,7 +270,7 @@ def _consume(kernel: Kernel, task_at: Callable, smem: SimpleNamespace) -> None:
             stage = lax.rem(position, jnp.int32(kernel.stages))
             plgpu.barrier_wait(smem.full.at[stage])
             tiles = SimpleNamespace(**{name: ref.at[stage] for name, ref in smem.ring.items()})
-            carry = kernel.compute(task, tiles, carry, *i)
+            carry = kernel.compute(task_at(at, position), tiles, carry, *i)
             task.t.release(smem.empty.at[stage])
             return carry, position + 1
 
@@ -276,7 +284,7 @@ def _consume(kernel: Kernel, task_at: Callable, smem: SimpleNamespace) -> None:
 
 def _each_task(kernel: Kernel, run: Callable[[SimpleNamespace, Any], Any]) -> Any:
     """`run(coordinates, position)` for every task of this block; the last position in the ring."""
-    start = jnp.int32(0)
+    start = _zero(lax.axis_index("thread")) if kernel.readdress else jnp.int32(0)
     if kernel.blocks is None:
         return run(SimpleNamespace(**{n: lax.axis_index(n) for n in kernel.grid}), start)
     block = lax.axis_index("block")
@@ -289,6 +297,11 @@ def _each_task(kernel: Kernel, run: Callable[[SimpleNamespace, Any], Any]) -> An
         return run(SimpleNamespace(**dict(zip(kernel.grid, at, strict=True))), position)
 
     return lax.fori_loop(0, tasks_of(block, kernel._blocks, kernel.tasks), one, start)
+
+
+def _zero(x: Any) -> Any:
+    """0 for any int32 x >= 0; the compiler does not know so, and makes anew what depends on x."""
+    return lax.shift_right_arithmetic(x, jnp.int32(31))
 
 
 def _nest(bounds: tuple[tuple[Any, Any], ...], step: Callable, state: Any, *i: Any) -> Any:

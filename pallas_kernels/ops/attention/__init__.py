@@ -20,10 +20,10 @@ from pallas_kernels.dispatch import (
     check_shape,
     choose,
     fold_vmap,
+    varying_alike,
 )
 from pallas_kernels.ops.attention import mosaic, mosaic_grad, triton, xla
 from pallas_kernels.ops.attention.masking import Setting, Tokens
-from pallas_kernels.ops.attention.operands import varying_alike
 
 # Checkpoint name of the forward pass's results: a policy of `jax.checkpoint` that saves it spares
 # the backward pass a second forward one.
@@ -144,8 +144,7 @@ def _run(
     def run(*arrays: Array) -> tuple[Array, ...]:
         return kernel(call.setting, *tree.unflatten(arrays), interpret=call.interpret)
 
-    results = fold_vmap(run, [True] * len(arrays))(*arrays)
-    return varying_alike((*results, *arrays))[: len(results)]
+    return fold_vmap(run, [True] * len(arrays))(*arrays)
 
 
 def _check(setting: Setting, q: Array, k: Array, v: Array, tokens: Tokens) -> Tokens:

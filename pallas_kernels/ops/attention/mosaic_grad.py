@@ -34,7 +34,6 @@ TILE = 64  # queries and keys of a tile of scores
 CONSUMERS = 2
 BLOCK = TILE * CONSUMERS
 STAGES = 2
-PRODUCER_REGISTERS = 24  # dK and dV take 128 registers of a consumer at head size 128: none spare
 
 
 def backward(
@@ -149,7 +148,6 @@ def _of_keys(
         finish=finish,
         consumers=CONSUMERS,
         stages=STAGES,
-        producer_registers=PRODUCER_REGISTERS,
         interpret=interpret,
     )
 
@@ -226,6 +224,5 @@ def _of_queries(
         finish=finish,
         consumers=CONSUMERS,
         stages=STAGES,
-        producer_registers=PRODUCER_REGISTERS,
         interpret=interpret,
     )

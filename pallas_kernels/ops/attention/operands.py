@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from pallas_kernels.ops.attention.masking import Setting
 from pallas_kernels.pipeline import Task
@@ -70,21 +69,6 @@ def tiles_to_visit(
         visits = task.gmem.visits.at[task.at.batch, block]
         return jnp.maximum(start, visits[0]), jnp.minimum(stop, visits[1])
     return start, stop
-
-
-def varying_alike(arrays: PyTree[Array]) -> PyTree[Array]:
-    """Inside shard_map, all arrays as values of the devices along which any of them differs.
-
-    The gradient of one that was alike everywhere is then summed over the devices.
-    """
-    varying = [jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(arrays)]
-    axes = frozenset().union(*varying)
-
-    def spread(x: Array) -> Array:
-        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(spread, arrays)
 
 
 def _extremes(ids: Int[Array, "b n"], block: int) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ from pallas_kernels.dispatch import (
     check_shape,
     choose,
     fold_vmap,
+    varying_alike,
 )
 from pallas_kernels.ops.fftconv import mosaic, mosaic_grad, xla
 from pallas_kernels.ops.fftconv.monarch import Complex
@@ -69,7 +70,7 @@ def fftconv(
     reasons = {"mosaic_gpu": mosaic.unfit(u, causal=causal), "xla": None}
     if choose("fftconv", implementation, interpret, reasons) == "xla":
         return xla.convolve(u, k, causal=causal)
-    n = u.shape[-1]
+    n, (u, k) = u.shape[-1], varying_alike((u, k))
     if plan_for(n, causal=causal) is None:  # circular: the tail of the linear one, folded back
         u, k = (jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, n),)) for x in (u, k))
         y = _convolved(_Static(True, interpret), u, k)

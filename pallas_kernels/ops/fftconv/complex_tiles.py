@@ -46,11 +46,8 @@ def from_right(task: Task, x: Complex, *, conjugate: bool = False) -> Complex:
     """X F_64; with `conjugate` X F*_64."""
     mma, f_re, f_im = task.t.mma, task.smem.right_re, task.smem.right_im
     re, im = x.re.astype(jnp.bfloat16), x.im.astype(jnp.bfloat16)
-    if conjugate:
-        return Complex(
-            mma(mma(None, re, f_re), im, f_im), mma(None, im, f_re) - mma(None, re, f_im)
-        )
-    return Complex(mma(None, re, f_re) - mma(None, im, f_im), mma(mma(None, im, f_re), re, f_im))
+    of_re, of_im = (im, -re) if conjugate else (-im, re)
+    return Complex(mma(mma(None, re, f_re), of_re, f_im), mma(mma(None, im, f_re), of_im, f_im))
 
 
 def transform(task: Task, re: Any, im: Any, rows: Any) -> Complex:

@@ -113,6 +113,7 @@ def convolve(
         scratch=scratch,
         consumers=consumers,
         stages=stages_that_fit(ring, fetched | scratch, consumers=consumers),
+        readdress=True,
         interpret=interpret,
     )(u=x, **constants, **spectra)["y"]
     return plan.sequences(y, h, n).reshape(-1, h, n)[:b]

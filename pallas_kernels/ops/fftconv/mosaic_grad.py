@@ -89,6 +89,7 @@ def correlate(
         scratch=scratch,
         consumers=1,
         stages=stages_that_fit(ring, fetched | scratch, consumers=1),
+        readdress=True,
         interpret=interpret,
     )(**inputs, **constants)
     spectrum = Complex(

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels import dispatch
-from pallas_kernels.ops.attention.operands import varying_alike
 from pallas_kernels.ops.hybrid_attention import mosaic_grad, xla
 from pallas_kernels.ops.hybrid_attention.hedgehog import hedgehog_features
 from pallas_kernels.ops.hybrid_attention.operands import OP, Operands, Rule, operands
@@ -97,18 +96,22 @@ def hybrid_attention(
     Source: arXiv 2410.10254, Equation 7; the terrace's block borders as in arXiv 2410.20399's
     kernel, so that a longer text never changes an earlier output.
     """
-    x = varying_alike(operands(q, k, v, phi_q, phi_k, window_factor, linear_factor))
+    x = dispatch.varying_alike(operands(q, k, v, phi_q, phi_k, window_factor, linear_factor))
     rule = Rule(window, kind, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, eps)
+    batch, length = q.shape[:2]
+    dispatch.check_shape(
+        OP, {"b": batch, "l": length}, segment_ids=(segment_ids, "b l"), lengths=(lengths, "b")
+    )
     stateful = initial_state is not None or return_state
     if segment_ids is not None and stateful:
         raise ValueError(f"{OP}: segment_ids cannot be combined with a state")
     chosen = dispatch.choose(OP, implementation, interpret, _reasons(x, rule, segment_ids))
-    read = jnp.full((q.shape[0],), q.shape[1], jnp.int32) if lengths is None else lengths
+    read = jnp.full((batch,), length, jnp.int32) if lengths is None else lengths
     if initial_state is None:
         y = _attend(x, rule, segment_ids, chosen, interpret)
         return (y, state_after(x, rule, read)) if return_state else y
     check_state(initial_state, x, rule)
-    if q.shape[1] == 1 and lengths is None and chosen == "xla":
+    if length == 1 and lengths is None and chosen == "xla":
         y, state = xla.recurrent(x, rule, initial_state)
         return (y, state) if return_state else y
     x, index = join(initial_state, x)
@@ -177,5 +180,5 @@ def _attend(
 ) -> Float[Array, "b l h p"]:
     if implementation == "mosaic_gpu":
         return mosaic_grad.attend(x, rule, interpret=interpret)
-    form = xla.quadratic if x.q.shape[1] <= _SHORT else xla.chunked
-    return form(x, rule, segment_ids)
+    short = x.q.shape[1] <= max(_SHORT, rule.window)
+    return (xla.quadratic if short else xla.chunked)(x, rule, segment_ids)

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dispatch import fold_vmap
-from pallas_kernels.ops.attention.operands import varying_alike
 from pallas_kernels.ops.hybrid_attention import mosaic
 from pallas_kernels.ops.hybrid_attention.mosaic_far import far_sums
 from pallas_kernels.ops.hybrid_attention.mosaic_near import Near, of_keys, of_queries
@@ -86,7 +85,7 @@ _mixture.defvjp(_forward, _backward)
 
 def _folded(run: Callable[..., Any], arrays: tuple[Array, ...]) -> Any:
     """`run` under vmap and shard_map: all arrays have the batch in front, and vary alike."""
-    return varying_alike((fold_vmap(run, [True] * len(arrays))(*arrays), arrays))[0]
+    return fold_vmap(run, [True] * len(arrays))(*arrays)
 
 
 def _derivatives(setting: tuple[Rule, bool], *arrays: Array) -> Operands:

@@ -146,6 +146,7 @@ def _queries_kernel(x: Near, rule: Rule, interpret: bool) -> Kernel:
         blocks=_BLOCKS,
         consumers=1,
         stages=stages_that_fit(ring, scratch, consumers=1, most=3),
+        readdress=True,
         interpret=interpret,
     )
 
@@ -222,5 +223,6 @@ def _keys_kernel(inputs: dict[str, jax.Array], rule: Rule, interpret: bool) -> K
         blocks=_BLOCKS,
         consumers=1,
         stages=stages_that_fit(ring, fetched, consumers=1, most=3),
+        readdress=True,
         interpret=interpret,
     )

@@ -1,5 +1,6 @@
 """The arrays and constants of one call, checked, as every implementation of the op gets them."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,8 +31,10 @@ class Rule:
             raise ValueError(f"{OP}: window must be at least 1; got {self.window}")
         if self.kind not in KINDS:
             raise ValueError(f"{OP}: kind must be one of {', '.join(KINDS)}; got {self.kind!r}")
-        if not self.eps >= 0:
-            raise ValueError(f"{OP}: eps must be at least 0; got {self.eps}")
+        if not math.isfinite(self.scale):
+            raise ValueError(f"{OP}: scale must be finite, or None; got {self.scale}")
+        if not 0 <= self.eps < math.inf:
+            raise ValueError(f"{OP}: eps must be at least 0 and finite; got {self.eps}")
 
     @property
     def slots(self) -> int:

@@ -7,7 +7,7 @@ and `mosaic_grad.py` for Hopper (rows in registers: `rows.py`) and `triton.py`, 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from pallas_kernels.dispatch import Implementation, check_one_dtype, choose
+from pallas_kernels.dispatch import Implementation, check_one_dtype, choose, varying_alike
 from pallas_kernels.ops.layernorm import mosaic, triton, xla
 from pallas_kernels.ops.layernorm.fused import Static, fused
 from pallas_kernels.ops.layernorm.mask import row_words
@@ -117,7 +117,8 @@ def _norm(
     else:
         if keep is not None:
             x = xla.dropped(setting, x, keep)
-        y, total = fused(Static(setting, chosen, interpret), x, weight, bias, residual, words)
+        operands = varying_alike((x, weight, bias, residual, words))
+        y, total = fused(Static(setting, chosen, interpret), *operands)
     return y if residual is None else (y, total)
 
 

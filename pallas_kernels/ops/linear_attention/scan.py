@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array
 
-from pallas_kernels.dispatch import Implementation, choose, fold_vmap
+from pallas_kernels.dispatch import Implementation, choose, fold_vmap, varying_alike
 from pallas_kernels.ops.linear_attention import grad, mosaic, triton, xla
 from pallas_kernels.ops.linear_attention.xla import Decays, Queries, State, States, Values
 
@@ -48,7 +48,7 @@ def decay_scan(
     if state is None:
         state = jnp.zeros((v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]))
     log_decay = jnp.maximum(log_decay.astype(dtype), _FORGETS_ALL)
-    q, k, v, log_decay, state = _varying_alike(q, k, v, log_decay, state.astype(dtype))
+    q, k, v, log_decay, state = varying_alike((q, k, v, log_decay, state.astype(dtype)))
     reasons = {"mosaic_gpu": mosaic.refusal, "triton": triton.refusal, "xla": lambda *_: None}
     reasons = {name: refusal(q, v, chunk) for name, refusal in reasons.items()}
     chosen = choose(op, implementation, interpret, reasons)
@@ -71,19 +71,7 @@ def _run(setting: _Setting, *inputs: Array, **options: Any) -> tuple[Values, Sta
     """The kernel in one direction, see `grad.Scan`."""
     scan = {"mosaic_gpu": mosaic.scan, "triton": triton.scan}[setting.implementation]
     kernel = functools.partial(scan, scale=setting.scale, interpret=setting.interpret, **options)
-    outputs = fold_vmap(kernel, (True,) * len(inputs))(*inputs)
-    leaves, tree = jax.tree.flatten(outputs)
-    return jax.tree.unflatten(tree, _varying_alike(*leaves, *inputs)[: len(leaves)])
-
-
-def _varying_alike(*arrays: Array) -> tuple[Array, ...]:
-    """Inside shard_map, all of them as values of the devices along which any of them differs."""
-    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
-    axes = frozenset().union(*varying)
-    return tuple(
-        jax.lax.pcast(x, tuple(axes - mine), to="varying") if axes - mine else x
-        for x, mine in zip(arrays, varying, strict=True)
-    )
+    return fold_vmap(kernel, (True,) * len(inputs))(*inputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -17,6 +17,7 @@ from pallas_kernels.dispatch import (
     check_shape,
     choose,
     fold_vmap,
+    varying_alike,
 )
 from pallas_kernels.ops.rotary import mosaic, triton, xla
 from pallas_kernels.ops.rotary.tables import rope_tables
@@ -69,7 +70,7 @@ def rotary(
         cos, sin = cos[None], sin[None]
     if chosen == "xla":
         return xla.rotate(x, cos, sin)
-    return _turned(_Static(chosen, by_batch, interpret), x, cos, sin)
+    return _turned(_Static(chosen, by_batch, interpret), *varying_alike((x, cos, sin)))
 
 
 class _Static(NamedTuple):

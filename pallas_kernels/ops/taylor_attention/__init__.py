@@ -19,7 +19,6 @@ Source: Based, arXiv 2402.18668; ThunderKittens, arXiv 2410.20399.
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.ops.attention.operands import varying_alike
 from pallas_kernels.ops.taylor_attention import mosaic_grad, xla
 from pallas_kernels.ops.taylor_attention.operands import (
     OP,
@@ -74,7 +73,7 @@ def taylor_attention(
     reasons = {"mosaic_gpu": mosaic_grad.refusal(x), "xla": None}
     chosen = dispatch.choose(OP, implementation, interpret, reasons)
     state = empty_state(x) if initial_state is None else initial_state
-    x, sums = varying_alike((x, stacked(state)))
+    x, sums = dispatch.varying_alike((x, stacked(state)))
     if chosen == "mosaic_gpu":
         y, sums = mosaic_grad.attend(x, sums, normalize=normalize, interpret=interpret)
     else:

@@ -23,7 +23,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.dispatch import fold_vmap
-from pallas_kernels.ops.attention.operands import varying_alike
 from pallas_kernels.ops.taylor_attention import mosaic
 from pallas_kernels.ops.taylor_attention.mosaic import BLOCK, Scan, weighted_sums
 from pallas_kernels.ops.taylor_attention.operands import Operands
@@ -114,7 +113,7 @@ _mixture.defvjp(_forward, _backward)
 
 def _folded(run: Callable[..., Any], arrays: tuple[Array, ...]) -> Any:
     """`run` under vmap and shard_map: all arrays have the batch in front, and vary alike."""
-    return varying_alike((fold_vmap(run, [True] * len(arrays))(*arrays), arrays))[0]
+    return fold_vmap(run, [True] * len(arrays))(*arrays)
 
 
 def _derivatives(

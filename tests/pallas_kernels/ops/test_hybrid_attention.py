@@ -243,7 +243,9 @@ def test_bfloat16_in_and_out_is_summed_in_float32():
         ({"window_factor": jnp.ones(2)}, ValueError, r"window_factor must have shape \(h = 4\)"),
         ({"window": 0}, ValueError, "window must be at least 1; got 0"),
         ({"kind": "block"}, ValueError, "kind must be one of terrace, sliding; got 'block'"),
-        ({"eps": -1.0}, ValueError, "eps must be at least 0; got -1.0"),
+        ({"eps": -1.0}, ValueError, "eps must be at least 0 and finite; got -1.0"),
+        ({"scale": float("inf")}, ValueError, "scale must be finite, or None; got inf"),
+        ({"lengths": jnp.ones(3, int)}, ValueError, r"lengths must have shape \(b = 2\); got"),
         ({"implementation": "cuda"}, ValueError, "implementation must be one of .*; got 'cuda'"),
         (
             {"segment_ids": jnp.zeros((2, 3), int), "return_state": True},
