@@ -129,7 +129,6 @@ class Kernel:
     def __call__(self, **inputs: jax.Array) -> dict[str, jax.Array]:
         """The results, by name."""
         names = (*inputs, *self.out)
-        grid = self.grid if self.blocks is None else {"block": self._blocks}
 
         def entry(*refs: Any) -> None:
             gmem = SimpleNamespace(**dict(zip(names, refs, strict=True)))
@@ -142,8 +141,8 @@ class Kernel:
         results = plgpu.kernel(
             entry,
             out_type=tuple(self.out.values()),
-            grid=tuple(grid.values()),
-            grid_names=tuple(grid),
+            grid=(self._blocks,),  # of one axis, which alone may be longer than 65535
+            grid_names=("block",),
             num_threads=self.consumers + 1,
             thread_name="thread",
             compiler_params=plgpu.CompilerParams(
@@ -160,7 +159,7 @@ class Kernel:
 
     @property
     def _blocks(self) -> int:
-        return min(self.blocks, self.tasks)
+        return self.tasks if self.blocks is None else min(self.blocks, self.tasks)
 
     def _memory(self) -> dict[str, Any]:
         """Shared memory and barriers: `full` counts copies, `empty` counts consumers."""
@@ -285,8 +284,6 @@ def _consume(kernel: Kernel, task_at: Callable, smem: SimpleNamespace) -> None:
 def _each_task(kernel: Kernel, run: Callable[[SimpleNamespace, Any], Any]) -> Any:
     """`run(coordinates, position)` for every task of this block; the last position in the ring."""
     start = _zero(lax.axis_index("thread")) if kernel.readdress else jnp.int32(0)
-    if kernel.blocks is None:
-        return run(SimpleNamespace(**{n: lax.axis_index(n) for n in kernel.grid}), start)
     block = lax.axis_index("block")
 
     def one(n: Any, position: Any) -> Any:
@@ -296,6 +293,8 @@ def _each_task(kernel: Kernel, run: Callable[[SimpleNamespace, Any], Any]) -> An
         at = unravel(number, tuple(kernel.grid.values()))
         return run(SimpleNamespace(**dict(zip(kernel.grid, at, strict=True))), position)
 
+    if kernel.blocks is None:
+        return one(0, start)
     return lax.fori_loop(0, tasks_of(block, kernel._blocks, kernel.tasks), one, start)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels import dispatch
 from pallas_kernels._compat import H100_MESH
 from pallas_kernels.dispatch import check_one_dtype, check_shape, choose, fold_vmap, narrow
 
@@ -104,3 +105,11 @@ def test_vmap_twice_and_of_an_array_shared_by_the_batch():
     np.testing.assert_array_equal(same, x[:, :1])
     twice = jax.vmap(jax.vmap(fold))(x[..., None], x[..., None])
     np.testing.assert_array_equal(twice[0], 2 * x[..., None])
+
+
+def test_an_assembler_that_miscompiles_masks_is_named(monkeypatch):
+    monkeypatch.setattr(dispatch, "_assembler", lambda: "12.9.41")
+    with jax.sharding.use_abstract_mesh(H100_MESH):
+        assert choose("op", None, False, FITS) == "triton"
+        with pytest.raises(NotImplementedError, match=r"assembler 12\.9\.41 miscompiles causal"):
+            choose("op", "mosaic_gpu", False, FITS)

@@ -75,6 +75,7 @@ def check(tasks, groups, steps, **options):
     np.testing.assert_array_equal(results["part"], part)
 
 
+@pytest.mark.slow
 def test_a_persistent_block_goes_through_its_tasks_with_a_ring_that_wraps():
     """Three tasks for two blocks, six steps each, two stages: the ring wraps inside and between."""
     order = lambda n: {"task": supertile(n, 3, 1, 2)[0]}  # noqa: E731

@@ -49,7 +49,7 @@ def check(arrays, ids=(None, None), **fixed):
     st.booleans(),
     st.sampled_from((None, 1, 40)),
 )
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_any_lengths_and_windows_are_the_definition(queries, keys, causal, window):
     """Where there are more queries than keys, the first queries of a causal mask see nothing."""
     check(drawn(1, queries, keys, 2, 1, 6), causal=causal, window=window)

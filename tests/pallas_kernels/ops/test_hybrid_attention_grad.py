@@ -45,7 +45,7 @@ def _float64():
         yield
 
 
-@pytest.mark.parametrize("kind", ["terrace", "sliding"])
+@pytest.mark.parametrize("kind", ["terrace", pytest.param("sliding", marks=pytest.mark.slow)])
 def test_every_input_and_state_has_its_gradient(kind):
     """The maximum moves with q and k and is not neutral; held fixed, it would fail this."""
     tokens, factors = drawn(40)[:5], drawn(1)[5:]

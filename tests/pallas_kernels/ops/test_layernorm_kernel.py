@@ -42,6 +42,7 @@ def compare(norm, arrays, cotangents, kernel, **settings):
         close(got, expected, BF16)
 
 
+@pytest.mark.slow
 def test_dropout_of_the_mosaic_kernel_drops_the_same_entries():
     x, residual, weight, bias = drawn((4, 64), (4, 64), (64,), (64,))
     settings = {"residual": residual, "dropout": 0.3, "key": jax.random.key(5)}
@@ -52,8 +53,14 @@ def test_dropout_of_the_mosaic_kernel_drops_the_same_entries():
     close(y, expected_y, BF16)
 
 
-@pytest.mark.parametrize("norm", [layernorm, rmsnorm])
-@pytest.mark.parametrize("dim", [1, 100])
+@pytest.mark.parametrize(
+    ("norm", "dim"),
+    [
+        (layernorm, 100),
+        pytest.param(rmsnorm, 100, marks=pytest.mark.slow),
+        pytest.param(layernorm, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_triton_is_the_definition_for_any_dim(norm, dim):
     arrays = drawn((5, dim), (dim,), (dim,), (5, dim))
     cotangents = drawn((5, dim), (5, dim), seed=1)

@@ -120,7 +120,7 @@ def test_the_pairs_are_the_features(d):
     assert len(chosen.first) == (d + 1) * (d + 2) // 2
 
 
-@pytest.mark.parametrize("d", [1, 3, 16])
+@pytest.mark.parametrize("d", [1, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_state_goes_to_pairs_and_back(d):
     state = drawn_state(2, d, 4)
     rows = jnp.concatenate([state.a0[:, :, None], state.a1, state.a2], axis=2)
