@@ -11,6 +11,7 @@ Shared prefixes: arXiv 2402.05099, Section 3.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -75,7 +76,8 @@ def generate(
       n_samples: how many samples of each prompt.
       batch: most samples at work at a time.
       decode: text of token ids, for stop strings.
-      mesh: devices to share the samples; the parameters lie where they lie.
+      mesh: devices to share the samples, each as many, so that `batch` may be exceeded; the
+        parameters lie where they lie.
       **sampling: fields of `SamplingConfig`: temperature, top_p, max_new_tokens, ...
 
     Raises:
@@ -145,6 +147,9 @@ class _Engine:
         # A few lanes at least, so that the end of one prompt's samples overlaps the next one's.
         lanes = min(len(queue), max(batch // most, 4), batch)
         self.each = min(batch // lanes, most)
+        if mesh is not None:  # every device gets as many slots
+            share = mesh.size // math.gcd(mesh.size, lanes)
+            self.each = -(-self.each // share) * share
         self.lanes: list[int | None] = [None] * lanes
         self.slots: list[tuple[int, int] | None] = [None] * (lanes * self.each)
         longest = max(len(prompts[p]) for p in queue) - 1
