@@ -53,6 +53,8 @@ bench: install
 	$(PY) -m benchmarks.loader
 	$(PY) -m benchmarks.mixing_overhead
 	$(PY) -m benchmarks.mixing
+	$(PY) -m benchmarks.linear_attention
+	$(PY) -m benchmarks.sampling
 
 clean:
 	rm -rf $(VENV) .venv-3.12 .aot-*

@@ -10,14 +10,13 @@ chunks of 64, forward and with gradients. Times are medians; a ratio's spread is
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.rounds import in_turn, ratio
 from jlab.training.plots import figure
 from pallas_kernels.ops.linear_attention import xla
 from pallas_kernels.ops.mamba2 import mamba2
@@ -52,19 +51,6 @@ def time_forms(length: int, rounds: int) -> dict[str, float]:
         forms["quadratic"] = jax.jit(xla.quadratic)
     runs = {name: lambda f=f: jax.block_until_ready(f(*arrays)) for name, f in forms.items()}
     return {name: statistics.median(times) for name, times in in_turn(runs, rounds).items()}
-
-
-def in_turn(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round, after one that compiles; a slow moment of the machine hits all."""
-    for run in runs.values():
-        run()
-    times = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - begin)
-    return times
 
 
 def crossing(lengths: list[int], rows: list[dict[str, float]]) -> float | None:
@@ -147,10 +133,9 @@ def authors_table(rounds: int) -> str:
         ("gradients", lambda: jax.block_until_ready(grad(*arrays)), authors_grad),
     ):
         times = in_turn({"ours": ours, "peer": peer}, rounds)
-        ratios = sorted(p / o for o, p in zip(times["ours"], times["peer"], strict=True))
         mine, other = (1e3 * statistics.median(times[n]) for n in ("ours", "peer"))
-        spread = f"{statistics.median(ratios):.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f})"
-        lines.append(f"| {name} | {mine:.1f} | {other:.1f} | {spread} |")
+        faster = ratio(times["peer"], times["ours"])
+        lines.append(f"| {name} | {mine:.1f} | {other:.1f} | {faster} |")
     return "\n".join(lines)
 
 
