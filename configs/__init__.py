@@ -9,6 +9,9 @@ PRESETS = {
     "aioli": (
         "mixture learned by Aioli from a bad start, against its controls (about 5 min on 2 cores)"
     ),
+    "arithmetic": (
+        "coverage of repeated samples and its law, exact and sampled (about 3 min on 2 cores)"
+    ),
     "lm": "one language model on one mixture of groups; --size picks tiny, demo, 10M, 160M or 1B",
     "mixing_compare": (
         "every mixing method side by side, extra runs counted (about 20 min on 2 cores)"

@@ -7,6 +7,9 @@ from jlab.cli import choose, guarded, listing, load, parse_config
 EVALS = {
     "perplexity": "perplexity and bits per byte of every group, for a run folder",
     "mixing_laws": "mixing laws fitted to a table of runs, judged, and their best mixture",
+    "coverage": "coverage of repeated samples, its law and forecast, of a run or a table",
+    "gsm8k": "repeated samples of GSM8K problems: coverage, its law, majority vote",
+    "humaneval": "repeated samples of HumanEval tasks, run in the sandbox: coverage and its law",
 }
 
 
@@ -25,6 +28,8 @@ def _main(arguments: list[str]) -> int:
     # One leading word is the evaluation's subject: `perplexity RUN` is `perplexity --run RUN`.
     if rest and not rest[0].startswith("-"):
         rest = [f"--{module.SUBJECT}", *rest]
+    if hasattr(module, "prepare"):  # it samples from a model, into a run folder
+        return load("evals.sampled").main(module, name, rest)
     config = parse_config(module.Config(), rest, f"python -m evals {name}")
     return module.run(config)
 

@@ -39,6 +39,7 @@ class Sample(NamedTuple):
     tokens: Int[np.ndarray, "length"]  # without the prompt, and without the stop token
     logprobs: Float[np.ndarray, "length"]  # of each token under the model, unfiltered, natural log
     end: Literal["stop", "length"]  # a stop token or string, or max_new_tokens
+    text: str | None  # decoded, up to the stop string; None without a decoder
 
 
 class Slots(NamedTuple):
@@ -75,7 +76,7 @@ def generate(
       key: of the whole job.
       n_samples: how many samples of each prompt.
       batch: most samples at work at a time.
-      decode: text of token ids, for stop strings.
+      decode: text of token ids, for stop strings and the samples' text.
       mesh: devices to share the samples, each as many, so that `batch` may be exceeded; the
         parameters lie where they lie.
       **sampling: fields of `SamplingConfig`: temperature, top_p, max_new_tokens, ...
@@ -217,15 +218,21 @@ class _Engine:
         for slot, holds in enumerate(self.slots):
             if holds is None:
                 continue
-            kept, end = int(length[slot]) - bool(stopped[slot]), bool(stopped[slot])
-            if strings:
-                cut = _cut(tokens[slot, :kept], strings, decode)
-                kept, end = (kept, end) if cut is None else (cut, True)
-                cut_short[slot] = cut is not None
-            if ended[slot] or cut_short[slot]:
-                self.slots[slot] = None
-                mine = tokens[slot, :kept].copy(), logprobs[slot, :kept].copy()
-                yield Sample(*holds, *mine, "stop" if end else "length")
+            drawn, kept = int(length[slot]), int(length[slot]) - bool(stopped[slot])
+            cut = _cut(tokens[slot, :kept], strings, decode) if strings else None
+            cut_short[slot] = cut is not None
+            if not (ended[slot] or cut_short[slot]):
+                continue
+            if not np.isfinite(logprobs[slot, :drawn]).all():
+                raise ValueError(f"log-probabilities after prompt {holds[0]} must be finite")
+            if cut is None:
+                text = decode(tokens[slot, :kept].tolist()) if decode else None
+            else:
+                kept, text = cut
+            end = "stop" if cut_short[slot] or stopped[slot] else "length"
+            mine = tokens[slot, :kept].copy(), logprobs[slot, :kept].copy()
+            self.slots[slot] = None
+            yield Sample(*holds, *mine, end, text)
         if cut_short.any():
             self.arrays = self.arrays._replace(ended=self.arrays.ended | cut_short)
 
@@ -351,21 +358,25 @@ def _cut(
     tokens: Int[np.ndarray, "length"],
     strings: tuple[str, ...],
     decode: Callable[[Sequence[int]], str],
-) -> int | None:
-    """How many tokens come before the first stop string in the text; None: there is none."""
+) -> tuple[int, str] | None:
+    """How many tokens come before the first stop string, and the text before it; None: no string.
 
-    def found(n: int) -> bool:
+    The token that completes the string may begin with text before it: that is in the text alone.
+    """
+
+    def ends(n: int) -> tuple[str, list[int]]:
         text = decode(tokens[:n].tolist())
-        return any(string in text for string in strings)
+        return text, [place for s in strings if (place := text.find(s)) >= 0]
 
-    if not found(len(tokens)):
+    if not ends(len(tokens))[1]:
         return None
     # The fewest tokens whose text holds a stop string, by bisection; the last of them is cut.
     low, high = 0, len(tokens)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if found(middle) else (middle, high)
-    return high - 1
+        low, high = (low, middle) if ends(middle)[1] else (middle, high)
+    text, places = ends(high)
+    return high - 1, text[: min(places)]
 
 
 def _bucket(length: int) -> int:

@@ -43,8 +43,11 @@ from jlab.sampling.coverage import (
     pass_at_k,
     problem_curves,
 )
+from jlab.sampling.execution import Executed, grade_programs
 from jlab.sampling.forecast import BetaLaw, fit_beta
 from jlab.sampling.graders import Equivalence, Graded, Grader, code, grade, gsm8k, lean, math
+from jlab.sampling.grading import grade_samples
+from jlab.sampling.job import Problem, draw_samples, samples_of
 from jlab.sampling.law import (
     CoverageLaw,
     LawError,
@@ -71,12 +74,14 @@ __all__ = [
     "Cost",
     "CoverageLaw",
     "Equivalence",
+    "Executed",
     "Graded",
     "Grader",
     "LawError",
     "Matched",
     "ModelSize",
     "Overlay",
+    "Problem",
     "Sample",
     "SamplingConfig",
     "SelectionCurve",
@@ -90,11 +95,14 @@ __all__ = [
     "code",
     "coverage_curve",
     "coverage_interval",
+    "draw_samples",
     "family_overlay",
     "fit_beta",
     "fit_coverage_law",
     "generate",
     "grade",
+    "grade_programs",
+    "grade_samples",
     "gsm8k",
     "gsm8k_subset",
     "inference_cost",
@@ -112,6 +120,7 @@ __all__ = [
     "pass_at_k",
     "problem_curves",
     "random_orders",
+    "samples_of",
     "stream",
     "weighted_curve",
     "weighted_vote",

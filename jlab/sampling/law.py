@@ -119,9 +119,26 @@ def bootstrap_coverage_law(
     if not np.any(c):
         raise ValueError("c must hold a correct sample; got 0 for every problem")
     ks = k_grid(int(np.min(n))) if ks is None else np.asarray(ks)
-    solved = np.asarray(problem_curves(n, c, ks))
+    return resampled_laws(ks, np.asarray(problem_curves(n, c, ks)), samples=samples, seed=seed)
+
+
+def resampled_laws(
+    ks: Int[np.ndarray, "k"],
+    solved: Float[np.ndarray, "problems k"],
+    *,
+    samples: int = 200,
+    seed: int = 0,
+) -> CoverageLaw:
+    """`bootstrap_coverage_law` where each problem's chance of being solved is known.
+
+    Args:
+        ks: budgets.
+        solved: of every problem at each of them.
+        samples: how many laws.
+        seed: of the resampling.
+    """
     rows = resample(len(solved), samples=samples, seed=seed)
-    return _fit(ks.astype(np.float64), solved[rows].mean(1))
+    return _fit(np.asarray(ks, np.float64), solved[rows].mean(1))
 
 
 def _fit(k: Float[np.ndarray, "k"], c: Float[np.ndarray, "laws k"]) -> CoverageLaw:

@@ -24,7 +24,7 @@ NAMES = [
         "a flag in the preset's place",
         "train --size tiny",
         "'--size'",
-        "known: aioli, lm",
+        "known: aioli, arithmetic, lm",
     ),
     ("an unknown evaluation", "evals perplexty", "'perplexty'", "nearest: perplexity"),
     ("an unknown size", "train lm --size tinyy", "--size", "'tinyy'", "demo", "10M"),

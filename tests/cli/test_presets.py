@@ -38,7 +38,8 @@ PLOTS = {
 
 
 def test_every_preset_is_tested_here():
-    assert set(LISTED) == set(PRESETS)
+    # `arithmetic` makes its own problems instead of reading text: see test_arithmetic.py.
+    assert set(LISTED) == {*PRESETS, "arithmetic"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -160,7 +161,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(preset, call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", LISTED)
 def test_every_field_has_help(preset, call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     _assert_every_field_has_help(*call(train, preset, "--help"))

@@ -132,7 +132,8 @@ def test_a_stop_token_ends_a_sample_and_is_not_kept():
 
 
 def test_a_stop_string_ends_a_sample_before_the_token_that_completes_it():
-    decode = lambda tokens: "".join("abcdefg"[t] for t in tokens)  # noqa: E731
+    letters = ("a", "b", "c", "d", "e", "fd", "g")  # fd may end in the beginning of da
+    decode = lambda tokens: "".join(letters[t] for t in tokens)  # noqa: E731
     run = functools.partial(generate, *model(), PROMPTS, KEY, 8, max_new_tokens=8, batch=8)
     for mine, free in zip(
         itertools.chain(*run(decode=decode, stop_strings=("da", "g"))),
@@ -140,9 +141,20 @@ def test_a_stop_string_ends_a_sample_before_the_token_that_completes_it():
         strict=True,
     ):
         text = decode(free.tokens)
-        ends = [text.find(s) + len(s) - 1 for s in ("da", "g") if s in text]
-        assert decode(mine.tokens) == (text[: min(ends)] if ends else text)
-        assert mine.end == ("stop" if ends else "length")
+        cuts = [text.find(s) for s in ("da", "g") if s in text]
+        assert mine.text == (text[: min(cuts)] if cuts else text)
+        assert mine.end == ("stop" if cuts else "length")
+        whole = [n for n in range(9) if not any(s in decode(free.tokens[:n]) for s in ("da", "g"))]
+        assert mine.tokens.tolist() == free.tokens[: whole[-1]].tolist()
+        assert free.text is None
+
+
+def test_a_model_that_gives_no_numbers_is_refused():
+    config, variables = model()
+    broken = jax.tree.map(lambda x: x * jnp.nan, variables)
+    for stop in ((), (0,)):
+        with pytest.raises(ValueError, match="log-probabilities after prompt 0 must be finite"):
+            generate(config, broken, PROMPTS[:1], KEY, max_new_tokens=8, stop_tokens=stop)
 
 
 def test_prompts_of_many_lengths_compile_once_per_power_of_two():
