@@ -13,11 +13,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, PyTree
 
 Implementation = Literal["mosaic_gpu", "triton", "xla"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("mosaic_gpu", "triton", "xla")
+
+_TYPES = (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)
 
 # CUDA 12.8.0 up to 12.9.1, not included. jax refuses them too, in its own attention kernel.
 _MISCOMPILING = ("12.8.61", "12.8.93", "12.9.41")
@@ -125,12 +128,50 @@ def check_one_dtype(op: str, **arrays: jax.Array | None) -> None:
       TypeError: with each name and its type.
     """
     there = {name: x for name, x in arrays.items() if x is not None}
+    check_arrays(op, **there)
     if len({x.dtype for x in there.values()}) > 1:
         said = ", ".join(f"{name} {x.dtype}" for name, x in there.items())
         raise TypeError(f"{op}: arrays must be of one type; got {said}")
     for name, x in there.items():
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"{op}: {name} must be of a floating type; got {x.dtype}")
+        if x.dtype not in _TYPES:
+            known = ", ".join(str(jnp.dtype(t)) for t in _TYPES)
+            raise TypeError(f"{op}: {name} must be of a floating type ({known}); got {x.dtype}")
+
+
+def check_arrays(op: str, **arrays: Any) -> None:
+    """Refuse what is no array.
+
+    Raises:
+      TypeError: with the name and what it is.
+    """
+    for name, x in arrays.items():
+        if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+            raise TypeError(f"{op}: {name} must be an array; got {type(x).__name__}")
+
+
+def check_integers(op: str, **arrays: Any) -> None:
+    """Refuse arrays that are not of an integer type; None is left out.
+
+    Raises:
+      TypeError: with the name and what it is.
+    """
+    there = {name: x for name, x in arrays.items() if x is not None}
+    check_arrays(op, **there)
+    for name, x in there.items():
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise TypeError(f"{op}: {name} must be integers; got {x.dtype}")
+
+
+def check_count(op: str, **counts: int | None) -> None:
+    """Refuse numbers that are not integers from 1; None is left out.
+
+    Raises:
+      ValueError: with the name and the number.
+    """
+    for name, n in counts.items():
+        whole = isinstance(n, int | np.integer) and not isinstance(n, bool)
+        if n is not None and not (whole and n >= 1):
+            raise ValueError(f"{op}: {name} must be an integer of at least 1; got {n!r}")
 
 
 def check_shape(op: str, sizes: dict[str, int], **arrays: tuple[jax.Array | None, str]) -> None:
@@ -148,6 +189,7 @@ def check_shape(op: str, sizes: dict[str, int], **arrays: tuple[jax.Array | None
     for name, (x, axes) in arrays.items():
         if x is None:
             continue
+        check_arrays(op, **{name: x})
         axes = axes.split()
         if x.ndim == len(axes):
             named = dict(zip(axes, x.shape, strict=True))

@@ -83,7 +83,8 @@ class Kernel:
     Call it with the inputs by name; the results come back by name.
 
     Raises:
-      ValueError: for a number of stages or consumers that no kernel can have.
+      ValueError: for a number that no kernel can have or tiles that do not fit in shared memory;
+        when called, for what `load` or `fetch` give that are not the tiles.
     """
 
     # Extents of the space of tasks, by name of the coordinate.
@@ -123,8 +124,29 @@ class Kernel:
         for name, most in (("stages", 8), ("consumers", 7)):
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be in [1, {most}]; got {getattr(self, name)}")
+        for name, extent in (*self.grid.items(), ("blocks", self.blocks)):
+            if extent is not None and extent < 1:
+                raise ValueError(f"{name} must be at least 1; got {extent}")
         if self.order is not None and self.blocks is None:
             raise ValueError("order needs blocks: only a persistent kernel chooses its order")
+        if self.producer_registers % 8 or not 24 <= self.producer_registers <= _MOST_REGISTERS:
+            raise ValueError(
+                f"producer_registers must be a multiple of 8 in [24, {_MOST_REGISTERS}];"
+                f" got {self.producer_registers}"
+            )
+        if not self.ring:
+            raise ValueError("ring must have at least one tile; got none")
+        if bool(self.fetched) != (self.fetch is not None):
+            raise ValueError("fetched and fetch must be given together; got one of them")
+        if twice := set(self.fetched) & set(self.scratch):
+            raise ValueError(f"a tile must be in fetched or in scratch; in both: {sorted(twice)}")
+        stages_that_fit(
+            self.ring,
+            {**self.fetched, **self.scratch},
+            consumers=self.consumers,
+            least=self.stages,
+            most=self.stages,
+        )
 
     def __call__(self, **inputs: jax.Array) -> dict[str, jax.Array]:
         """The results, by name."""
@@ -177,7 +199,12 @@ class Kernel:
 
 
 def stages_that_fit(
-    ring: Mapping[str, Tile], own: Mapping[str, Tile], *, consumers: int = 2, most: int = 4
+    ring: Mapping[str, Tile],
+    own: Mapping[str, Tile],
+    *,
+    consumers: int = 2,
+    least: int = 1,
+    most: int = 4,
 ) -> int:
     """The depth of a ring, up to `most` stages, that the shared memory of one block holds.
 
@@ -185,19 +212,24 @@ def stages_that_fit(
       ring: tiles of one stage.
       own: tiles of each consumer.
       consumers: how many consumers.
+      least: stages that are needed.
       most: the depth beyond which nothing is gained.
 
     Raises:
-      ValueError: where not even one stage fits.
+      ValueError: where fewer than `least` stages fit, with the bytes.
     """
 
     def taken(tiles: Mapping[str, Tile], copies: int) -> int:
         return sum(-(-copies * tile.bytes // _ALIGNED) * _ALIGNED for tile in tiles.values())
 
-    room = _SHARED_BYTES - _SPARE_BYTES - taken(own, consumers)
+    mine = taken(own, consumers)
+    room = _SHARED_BYTES - _SPARE_BYTES - mine
     stages = max((n for n in range(1, most + 1) if taken(ring, n) <= room), default=0)
-    if stages < 1:
-        raise ValueError(f"the tiles of one stage must fit in {room} bytes; got {dict(ring)}")
+    if stages < least:
+        raise ValueError(
+            f"{least} stage{'s' * (least > 1)} of the ring must fit in {room} bytes of shared memory,"
+            f" which the consumers' own tiles ({mine} bytes) leave; got {taken(ring, least)}"
+        )
     return stages
 
 
@@ -237,7 +269,7 @@ def _produce(kernel: Kernel, task_at: Callable, smem: SimpleNamespace) -> None:
             def _():
                 plgpu.barrier_wait(smem.empty.at[stage])
 
-            for name, source in kernel.load(task, *i).items():
+            for name, source in _sources("load", kernel.load(task, *i), kernel.ring).items():
                 plgpu.copy_gmem_to_smem(source, smem.ring[name].at[stage], smem.full.at[stage])
             return position + 1
 
@@ -260,7 +292,7 @@ def _consume(kernel: Kernel, task_at: Callable, smem: SimpleNamespace) -> None:
         if kernel.fetched:
             ready = smem.fetched.at[task.consumer]
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # the last task may still store
-            for name, source in kernel.fetch(task).items():
+            for name, source in _sources("fetch", kernel.fetch(task), kernel.fetched).items():
                 plgpu.copy_gmem_to_smem(source, getattr(task.smem, name), ready)
             plgpu.barrier_wait(ready)
 
@@ -296,6 +328,24 @@ def _each_task(kernel: Kernel, run: Callable[[SimpleNamespace, Any], Any]) -> An
     if kernel.blocks is None:
         return one(0, start)
     return lax.fori_loop(0, tasks_of(block, kernel._blocks, kernel.tasks), one, start)
+
+
+def _sources(
+    function: str, sources: Mapping[str, Any], tiles: Mapping[str, Tile]
+) -> Mapping[str, Any]:
+    """What a function gave, once it is one source per tile, of its shape and type.
+
+    A copy that never comes would be waited for until the end of time.
+    """
+    if set(sources) != set(tiles):
+        said, wanted = (", ".join(names) or "none" for names in (sources, tiles))
+        raise ValueError(f"{function} must give sources of the tiles {wanted}; got {said}")
+    for name, tile in tiles.items():
+        wanted = f"{jnp.dtype(tile.dtype)}{list(tile.shape)}"
+        got = f"{jnp.dtype(sources[name].dtype)}{list(sources[name].shape)}"
+        if got != wanted:
+            raise ValueError(f"{function}: the source of {name} must be {wanted}; got {got}")
+    return sources
 
 
 def _zero(x: Any) -> Any:

@@ -7,7 +7,15 @@ import pytest
 
 from pallas_kernels import dispatch
 from pallas_kernels._compat import H100_MESH
-from pallas_kernels.dispatch import check_one_dtype, check_shape, choose, fold_vmap, narrow
+from pallas_kernels.dispatch import (
+    check_count,
+    check_integers,
+    check_one_dtype,
+    check_shape,
+    choose,
+    fold_vmap,
+    narrow,
+)
 
 FITS = {"mosaic_gpu": None, "triton": None, "xla": None}
 
@@ -56,8 +64,21 @@ def test_gpu_kernels_take_one_16_bit_type():
 def test_types_are_named():
     with pytest.raises(TypeError, match="op: arrays must be of one type; got q float32, k bf"):
         check_one_dtype("op", q=jnp.ones(1), none=None, k=jnp.ones(1, jnp.bfloat16))
-    with pytest.raises(TypeError, match="op: q must be of a floating type; got int32"):
+    with pytest.raises(TypeError, match=r"op: q must be of a floating type .*; got int32"):
         check_one_dtype("op", q=jnp.ones(1, jnp.int32))
+    with pytest.raises(TypeError, match=r"op: q must be .*; got float8_e4m3fn"):
+        check_one_dtype("op", q=jnp.ones(1, jnp.float8_e4m3fn))
+    with pytest.raises(TypeError, match="op: q must be an array; got list"):
+        check_one_dtype("op", q=[1.0])
+    with pytest.raises(TypeError, match="op: ids must be integers; got float32"):
+        check_integers("op", none=None, ids=jnp.ones(1))
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, True, "3"])
+def test_counts_are_integers_from_1(count):
+    check_count("op", none=None, window=1, chunk=np.int64(64))
+    with pytest.raises(ValueError, match=f"op: window must be an integer .*; got {count!r}"):
+        check_count("op", window=count)
 
 
 def test_shapes_are_named_and_sizes_learned_from_the_first_array():

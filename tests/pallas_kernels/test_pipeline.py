@@ -32,25 +32,26 @@ def weighted_sums(x, *, groups, steps, **options):
         task.store(part=(total, task.gmem.part.at[task.at.task, g, i, rows(task)]))
         return total
 
-    kernel = Kernel(
-        grid={"task": tasks},
-        out={
+    settings = {
+        "grid": {"task": tasks},
+        "out": {
             "y": jax.ShapeDtypeStruct((tasks, each, COLUMNS), jnp.float32),
             "part": jax.ShapeDtypeStruct(x.shape, jnp.float32),
         },
-        ring={"x": Tile((each, COLUMNS), jnp.float32)},
-        loops=lambda task: ((0, groups), (0, steps)),
-        load=lambda task, g, i: {"x": task.gmem.x.at[task.at.task, g, i]},
-        setup=lambda task: task.t.load(task.smem.start),
-        compute=compute,
-        finish=lambda task, total: task.store(y=(total, task.gmem.y.at[task.at.task, rows(task)])),
-        fetched={"start": TILE},
-        fetch=lambda task: {"start": task.gmem.x.at[task.at.task, 0, 0, rows(task)]},
-        scratch={"y": TILE, "part": TILE},
-        interpret=True,
-        **options,
-    )
-    return kernel(x=x)
+        "ring": {"x": Tile((each, COLUMNS), jnp.float32)},
+        "loops": lambda task: ((0, groups), (0, steps)),
+        "load": lambda task, g, i: {"x": task.gmem.x.at[task.at.task, g, i]},
+        "setup": lambda task: task.t.load(task.smem.start),
+        "compute": compute,
+        "finish": lambda task, total: task.store(
+            y=(total, task.gmem.y.at[task.at.task, rows(task)])
+        ),
+        "fetched": {"start": TILE},
+        "fetch": lambda task: {"start": task.gmem.x.at[task.at.task, 0, 0, rows(task)]},
+        "scratch": {"y": TILE, "part": TILE},
+        "interpret": True,
+    }
+    return Kernel(**settings | options)(x=x)
 
 
 def expected(x):
@@ -104,6 +105,20 @@ def test_any_depth_and_any_number_of_tasks(tasks, groups, steps, options):
         ({"stages": 9}, r"stages must be in \[1, 8\]; got 9"),
         ({"consumers": 8}, r"consumers must be in \[1, 7\]; got 8"),
         ({"order": lambda n: {"task": n}}, "order needs blocks"),
+        ({"blocks": 0}, "blocks must be at least 1; got 0"),
+        ({"grid": {"task": 0}}, "task must be at least 1; got 0"),
+        ({"producer_registers": 33}, r"must be a multiple of 8 in \[24, 240\]; got 33"),
+        ({"ring": {}}, "ring must have at least one tile; got none"),
+        ({"fetch": None}, "fetched and fetch must be given together"),
+        ({"scratch": {"start": TILE}}, r"fetched or in scratch; in both: \['start'\]"),
+        ({"scratch": {"y": Tile((512, 256), jnp.float32)}}, "2 stages of the ring must fit in -"),
+        # What would be waited for without end.
+        ({"load": lambda task, g, i: {}}, "load must give sources of the tiles x; got none"),
+        ({"fetch": lambda task: {}}, "fetch must give sources of the tiles start; got none"),
+        (
+            {"load": lambda task, g, i: {"x": task.gmem.x.at[0, 0, 0, pl.ds(0, 32)]}},
+            r"load: the source of x must be float32\[128, 32\]; got float32\[32, 32\]",
+        ),
     ],
 )
 def test_what_no_kernel_can_have_is_refused(options, message):
@@ -115,7 +130,7 @@ def test_the_ring_is_as_deep_as_shared_memory_allows():
     stage = {"a": Tile((128, 64), jnp.bfloat16), "b": Tile((64, 256), jnp.bfloat16)}  # 48 KiB
     assert stages_that_fit(stage, {}, most=3) == 3
     assert stages_that_fit(stage, {"y": Tile((64, 256), jnp.bfloat16)}) == 3  # 64 KiB for two
-    with pytest.raises(ValueError, match="tiles of one stage must fit in 98304 bytes"):
+    with pytest.raises(ValueError, match=r"1 stage .* must fit in 98304 bytes"):
         stages_that_fit(
             {"x": Tile((256, 256), jnp.bfloat16)}, {"y": Tile((128, 256), jnp.bfloat16)}
         )

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.dispatch import (
     Implementation,
+    check_count,
+    check_integers,
     check_one_dtype,
     check_shape,
     choose,
@@ -62,6 +63,7 @@ def attention(
     Head h of the queries reads head h // (heads // kv_heads) of the keys and values. A query i
     stands at place i + s - l, so that the last query meets the last key; a key j at place j. A
     query that sees no key reads 0, has a log-sum-exp of -inf and passes no gradient on.
+    Differentiable in q, k and v, in both results, any number of times; in reverse mode only.
 
     Args:
       q: queries; any length from 1.
@@ -75,7 +77,7 @@ def attention(
       positions: places of the queries, in whatever unit `window` counts.
       kv_positions: places of the keys; the queries' by default.
       return_lse: also give the log-sum-exp of each query's scores (natural logarithm, at least
-        float32), from which attention over disjoint sets of keys can be merged. Differentiable.
+        float32), from which attention over disjoint sets of keys can be merged.
       implementation: "mosaic_gpu" (16-bit types, head sizes up to 128), "triton" or "xla"; by
         default the first that the platform and the inputs allow. Only "xla" knows positions.
       interpret: run the GPU kernel in the interpreter, on any platform.
@@ -90,6 +92,7 @@ def attention(
 
     Source: FlashAttention (arXiv 2205.14135); grouped heads: arXiv 2305.13245.
 
+    >>> import jax.numpy as jnp
     >>> q, kv = jnp.ones((1, 3, 2, 8)), jnp.ones((1, 5, 1, 8))  # three queries after two more keys
     >>> out, lse = attention(q, kv, kv, causal=True, return_lse=True)
     >>> jnp.exp(lse[0, :, 0] - 8**0.5).round().tolist()  # how many keys each sees
@@ -149,9 +152,8 @@ def _run(
 
 def _check(setting: Setting, q: Array, k: Array, v: Array, tokens: Tokens) -> Tokens:
     """Refuse what does not fit together; the keys' ids filled in by the queries' where absent."""
-    window, scale = setting.window, setting.scale
-    if window is not None and window < 1:
-        raise ValueError(f"attention: window must be at least 1, or None; got {window}")
+    scale = setting.scale
+    check_count("attention", window=setting.window)
     if scale is not None and not 0 < scale < math.inf:
         raise ValueError(f"attention: scale must be positive and finite, or None; got {scale}")
     check_one_dtype("attention", q=q, k=k, v=v)
@@ -162,9 +164,7 @@ def _check(setting: Setting, q: Array, k: Array, v: Array, tokens: Tokens) -> To
     ):
         if mine is None and theirs is not None:
             raise ValueError(f"attention: kv_{name} need {name} of the queries; got None")
-        for prefix, numbers in (("", mine), ("kv_", theirs)):
-            if numbers is not None and not jnp.issubdtype(numbers.dtype, jnp.integer):
-                raise TypeError(f"attention: {prefix}{name} must be integers; got {numbers.dtype}")
+        check_integers("attention", **{name: mine, f"kv_{name}": theirs})
     kv_segments = segments if kv_segments is None else kv_segments
     kv_positions = positions if kv_positions is None else kv_positions
     check_shape(

@@ -68,7 +68,7 @@ def hybrid_attention(
 
     Args:
       q: queries, after any position embedding.
-      k: keys; head h of the queries reads head h // (h_q / h_k), here and in `v` and `phi_k`.
+      k: keys; query head i reads head i // (h // kv_heads), in `v` too, and likewise in `phi_k`.
       v: values.
       phi_q: features of the queries, not negative.
       phi_k: features of the keys; `phi_heads` need not be `kv_heads`.
@@ -82,7 +82,7 @@ def hybrid_attention(
       segment_ids: tokens see only their own segment, whose tokens must be neighbours. Blocks still
         begin at the first token of the row.
       lengths: how many tokens of each row are real, the rest being padding at the end whose outputs
-        mean nothing and which the state leaves out; None: all.
+        mean nothing and which the state leaves out, whatever they hold; None: all.
       initial_state: what an earlier call returned; the tokens here follow those read there.
       return_state: also return the state after the last token.
       implementation: "mosaic_gpu" or "xla"; None: the first that fits.
@@ -99,6 +99,7 @@ def hybrid_attention(
     x = dispatch.varying_alike(operands(q, k, v, phi_q, phi_k, window_factor, linear_factor))
     rule = Rule(window, kind, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, eps)
     batch, length = q.shape[:2]
+    dispatch.check_integers(OP, segment_ids=segment_ids, lengths=lengths)
     dispatch.check_shape(
         OP, {"b": batch, "l": length}, segment_ids=(segment_ids, "b l"), lengths=(lengths, "b")
     )
@@ -106,7 +107,9 @@ def hybrid_attention(
     if segment_ids is not None and stateful:
         raise ValueError(f"{OP}: segment_ids cannot be combined with a state")
     chosen = dispatch.choose(OP, implementation, interpret, _reasons(x, rule, segment_ids))
-    read = jnp.full((batch,), length, jnp.int32) if lengths is None else lengths
+    read = jnp.full((batch,), length, jnp.int32)
+    if lengths is not None:
+        read = jnp.clip(lengths.astype(jnp.int32), 0, length)
     if initial_state is None:
         y = _attend(x, rule, segment_ids, chosen, interpret)
         return (y, state_after(x, rule, read)) if return_state else y

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels.dispatch import check_arrays, check_one_dtype
+
 # A feature never gets smaller than this, so that sums of them can be divided by.
 _SMALLEST = 1e-6
 
@@ -19,9 +21,12 @@ def hedgehog_features(
 
     Raises:
       ValueError: for maps that do not fit `x`.
+      TypeError: for an `x` that is not of floats.
 
     Source: Hedgehog, arXiv 2402.04347; the clipping is that of the kernel of arXiv 2410.20399.
     """
+    check_arrays("hedgehog_features", w=w)
+    check_one_dtype("hedgehog_features", x=x)
     fits = x.ndim == 4 and w.ndim == 3 and w.shape[1] == x.shape[3] and w.shape[0] % x.shape[2] == 0
     if not fits:
         raise ValueError(

@@ -27,12 +27,11 @@ class Rule:
     eps: float  # added to the denominator
 
     def __post_init__(self):
-        if self.window < 1:
-            raise ValueError(f"{OP}: window must be at least 1; got {self.window}")
+        dispatch.check_count(OP, window=self.window)
         if self.kind not in KINDS:
             raise ValueError(f"{OP}: kind must be one of {', '.join(KINDS)}; got {self.kind!r}")
-        if not math.isfinite(self.scale):
-            raise ValueError(f"{OP}: scale must be finite, or None; got {self.scale}")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"{OP}: scale must be positive and finite, or None; got {self.scale}")
         if not 0 <= self.eps < math.inf:
             raise ValueError(f"{OP}: eps must be at least 0 and finite; got {self.eps}")
 

@@ -83,7 +83,8 @@ def state_after(x: Operands, rule: Rule, lengths: Int[Array, "b"]) -> HybridStat
     else:
         first = jnp.maximum(lengths - (rule.window - 1), 0)
     gone = jnp.arange(x.k.shape[1])[None, :] < first[:, None]
-    kv, k_sum = sums(jnp.where(gone[:, :, None, None], x.phi_k, 0), x.v, x.q.shape[2])
+    phi_k, v = (jnp.where(gone[:, :, None, None], a, 0) for a in (x.phi_k, x.v))
+    kv, k_sum = sums(phi_k, v, x.q.shape[2])
     index = first[:, None] + jnp.arange(rule.slots)[None, :]
     used = (index < lengths[:, None])[:, :, None, None]
 

@@ -7,7 +7,13 @@ and `mosaic_grad.py` for Hopper (rows in registers: `rows.py`) and `triton.py`, 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from pallas_kernels.dispatch import Implementation, check_one_dtype, choose, varying_alike
+from pallas_kernels.dispatch import (
+    Implementation,
+    check_arrays,
+    check_one_dtype,
+    choose,
+    varying_alike,
+)
 from pallas_kernels.ops.layernorm import mosaic, triton, xla
 from pallas_kernels.ops.layernorm.fused import Static, fused
 from pallas_kernels.ops.layernorm.mask import row_words
@@ -124,6 +130,7 @@ def _norm(
 
 def _check(op: str, setting: Setting, arrays: tuple, key: Array | None, keep: Array | None) -> None:
     x, weight, bias, residual = arrays
+    check_arrays(op, x=x, weight=weight)
     check_one_dtype(op, x=x, weight=weight, bias=bias, residual=residual)
     if 0 in x.shape or not x.shape:
         raise ValueError(f"{op}: x must have at least one row and one dim; its shape is {x.shape}")

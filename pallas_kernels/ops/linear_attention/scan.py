@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array
 
-from pallas_kernels.dispatch import Implementation, choose, fold_vmap, varying_alike
+from pallas_kernels.dispatch import Implementation, check_count, choose, fold_vmap, varying_alike
 from pallas_kernels.ops.linear_attention import grad, mosaic, triton, xla
 from pallas_kernels.ops.linear_attention.xla import Decays, Queries, State, States, Values
 
@@ -41,8 +41,7 @@ def decay_scan(
       ValueError: for a chunk below 1.
       NotImplementedError: for an implementation asked for that does not take these inputs.
     """
-    if chunk < 1:
-        raise ValueError(f"{op}: chunk must be at least 1; got {chunk}")
+    check_count(op, chunk=chunk)
     q, k, v, log_decay, state = inputs
     dtype = xla.accumulator_dtype(q, log_decay, *(() if state is None else (state,)))
     if state is None:

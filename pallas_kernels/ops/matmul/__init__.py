@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.dispatch import (
     Implementation,
+    check_arrays,
     check_one_dtype,
     check_shape,
     choose,
@@ -86,13 +87,14 @@ def matmul(
     Array([[1., 0.],
            [3., 4.]], dtype=float32)
     """
+    check_arrays("matmul", a=a, b=b)
     arrays = {"a": a, "b": b, "bias": bias, "gate": gate, "residual": residual}
     check_one_dtype("matmul", **arrays)
     _check_shapes("matmul", **arrays)
     if activation is not None and activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"matmul: activation must be None or one of {known}; got {activation!r}")
-    out_dtype = jnp.dtype(out_dtype or a.dtype)
+    out_dtype = _float_type("matmul", out_dtype or a.dtype)
     chosen = choose("matmul", implementation, interpret, {"mosaic_gpu": narrow(a), "xla": None})
     if chosen == "xla":
         return xla.matmul(**arrays, activation=activation, out_dtype=out_dtype)
@@ -116,21 +118,32 @@ def matmul_fp8(
     8-bit factors are 8-bit as well, as jax has it; train through the factors before they are
     rounded.
 
+    Args:
+      a: left factor.
+      b: right factor.
+      scale_a: of each row of `a`.
+      scale_b: of each column of `b`.
+      out_dtype: type of the result.
+      implementation: "mosaic_gpu" or "xla"; None: the first that fits.
+      interpret: run the GPU kernel in its interpreter, on any platform.
+
     Raises:
       ValueError, NotImplementedError: as `matmul`.
       TypeError: for factors that are not float8_e4m3fn.
 
     Source: ThunderKittens, released kernel `gemm/fp8_h100_scaled`.
     """
+    check_arrays("matmul_fp8", a=a, b=b, scale_a=scale_a, scale_b=scale_b)
+    out_dtype = _float_type("matmul_fp8", out_dtype)
     for name, x in (("a", a), ("b", b)):
         if x.dtype != _FP8:
             raise TypeError(f"matmul_fp8: {name} must be float8_e4m3fn; got {x.dtype}")
     check_one_dtype("matmul_fp8", scale_a=scale_a, scale_b=scale_b)
-    _check_shapes("matmul_fp8", a=a, b=b, row_scale=scale_a, column_scale=scale_b)
+    _check_shapes("matmul_fp8", a=a, b=b, scale_a=scale_a, scale_b=scale_b)
     chosen = choose("matmul_fp8", implementation, interpret, {"mosaic_gpu": None, "xla": None})
     if chosen == "xla":
-        return _scaled_xla(a, b, scale_a, scale_b, jnp.dtype(out_dtype))
-    return _scaled(jnp.dtype(out_dtype), interpret, a, b, scale_a, scale_b)
+        return _scaled_xla(a, b, scale_a, scale_b, out_dtype)
+    return _scaled(out_dtype, interpret, a, b, scale_a, scale_b)
 
 
 def quantize_fp8(
@@ -139,11 +152,28 @@ def quantize_fp8(
     """8-bit floats (e4m3) and one float32 scale per row (`axis=1`) or column (`axis=0`).
 
     `axis` is the one that the product sums over: 1 for `a`, 0 for `b`. The largest magnitude of
-    a row becomes 448, the largest e4m3; a row of zeros has scale 1.
+    a row becomes 448, the largest e4m3; a row of zeros has scale 1. A row too small for a float32
+    scale is scaled as far as one goes.
+
+    Raises:
+      ValueError: for another axis, or an array that is not of two.
+      TypeError: for an array that is not of floats.
     """
+    check_one_dtype("quantize_fp8", x=x)
+    check_shape("quantize_fp8", {}, x=(x, "m k"))
+    if axis not in (0, 1):
+        raise ValueError(f"quantize_fp8: axis must be 0 or 1; got {axis}")
     top = jnp.abs(x).max(axis, keepdims=True).astype(jnp.float32)
-    scale = jnp.where(top == 0, 1.0, top / _FP8_MAX)
+    least = jnp.finfo(jnp.float32).tiny  # not less: a processor may take that for 0
+    scale = jnp.where(top == 0, 1.0, jnp.maximum(top / _FP8_MAX, least))
     return (x / scale).astype(_FP8), scale.squeeze(axis)
+
+
+def _float_type(op: str, dtype: Any) -> Any:
+    """The type of a result."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{op}: out_dtype must be a floating type; got {jnp.dtype(dtype)}")
+    return jnp.dtype(dtype)
 
 
 def _check_shapes(op: str, **arrays: jax.Array | None) -> None:
@@ -153,8 +183,8 @@ def _check_shapes(op: str, **arrays: jax.Array | None) -> None:
         "bias": "n",
         "gate": "n",
         "residual": "m n",
-        "row_scale": "m",
-        "column_scale": "n",
+        "scale_a": "m",
+        "scale_b": "n",
     }
     check_shape(op, {}, **{name: (x, axes[name]) for name, x in arrays.items()})
 

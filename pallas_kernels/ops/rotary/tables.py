@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pallas_kernels.dispatch import check_count
+
 
 def rope_tables(
     n: int, dim: int, base: float = 1e4, *, dtype: Any = jnp.float32
@@ -30,8 +32,7 @@ def rope_tables(
     >>> [round(float(x), 4) for x in (cos[1, 0], sin[1, 0])]
     [0.5403, 0.8415]
     """
-    if n < 1:
-        raise ValueError(f"rope_tables: n must be at least 1; got {n}")
+    check_count("rope_tables", n=n)
     if dim < 2 or dim % 2:
         raise ValueError(f"rope_tables: dim must be even and at least 2; got {dim}")
     if not base > 0:

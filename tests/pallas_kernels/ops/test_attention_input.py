@@ -19,7 +19,7 @@ BAD = {
     ),
     "q has no length": lambda: attention(Q[:, :0], K, K),
     "k has no keys": lambda: attention(Q, K[:, :0], K[:, :0]),
-    "window must be at least 1, or None; got 0": lambda: attention(Q, K, K, window=0),
+    "window must be an integer of at least 1; got 0": lambda: attention(Q, K, K, window=0),
     "scale must be positive and finite, or None; got -1": lambda: attention(Q, K, K, scale=-1),
     "kv_segment_ids must have shape .batch = 2, keys = 7.; got .2, 5.": lambda: attention(
         Q, K, K, segment_ids=IDS

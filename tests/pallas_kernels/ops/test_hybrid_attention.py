@@ -23,6 +23,7 @@ SIZES = [
     for kind in ("terrace", "sliding")
     for sizes in zip(LENGTHS, WINDOWS, [4, 2, 1, 4, 2, 1], strict=True)
 ]
+STATE = {"return_state": True}
 # Sums of a few hundred float32 products in another order.
 ROUNDING = 2e-5
 
@@ -154,6 +155,19 @@ def test_later_tokens_change_nothing(kind):
     close(attend(*short, *arrays[5:], kind=kind, window=16)[0], y[:, :100], ROUNDING)
 
 
+@pytest.mark.parametrize("kind", ["terrace", "sliding"])
+def test_lengths_of_any_integer_type_leave_padding_out_whatever_it_holds(kind):
+    arrays = drawn(20)
+    dirty = [x.at[:, 5:].set(jnp.nan) for x in arrays[:5]] + arrays[5:]
+    expected = hybrid_attention(*arrays, kind=kind, window=4, lengths=jnp.array([5, 3]), **STATE)[1]
+    for dtype in (jnp.uint32, jnp.int8):
+        lengths = jnp.array([5, 3], dtype)
+        state = hybrid_attention(*dirty, kind=kind, window=4, lengths=lengths, **STATE)[1]
+        assert state.count.dtype == jnp.int32
+        for a, b in zip(state, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @given(order=st.permutations(range(4)), seed=SEEDS)
 @settings(max_examples=8)
 def test_heads_do_not_know_their_number_and_batches_neither(order, seed):
@@ -241,10 +255,17 @@ def test_bfloat16_in_and_out_is_summed_in_float32():
         ({"phi_k": jnp.ones((2, 3, 3, 6))}, ValueError, "phi_heads must divide h = 4; got 3"),
         ({"v": jnp.ones((2, 3, 2, 5), jnp.bfloat16)}, TypeError, "k float32, v bfloat16"),
         ({"window_factor": jnp.ones(2)}, ValueError, r"window_factor must have shape \(h = 4\)"),
-        ({"window": 0}, ValueError, "window must be at least 1; got 0"),
+        ({"window": 0}, ValueError, "window must be an integer of at least 1; got 0"),
         ({"kind": "block"}, ValueError, "kind must be one of terrace, sliding; got 'block'"),
         ({"eps": -1.0}, ValueError, "eps must be at least 0 and finite; got -1.0"),
-        ({"scale": float("inf")}, ValueError, "scale must be finite, or None; got inf"),
+        (
+            {"scale": float("inf")},
+            ValueError,
+            "scale must be positive and finite, .*; got inf",
+        ),
+        ({"lengths": jnp.ones(2)}, TypeError, "lengths must be integers; got float32"),
+        ({"lengths": [1, 2]}, TypeError, "lengths must be an array; got list"),
+        ({"window": 2.5}, ValueError, "window must be an integer of at least 1; got 2.5"),
         ({"lengths": jnp.ones(3, int)}, ValueError, r"lengths must have shape \(b = 2\); got"),
         ({"implementation": "cuda"}, ValueError, "implementation must be one of .*; got 'cuda'"),
         (

@@ -147,7 +147,7 @@ def test_bfloat16_in_and_out_is_summed_in_float32():
         ({"initial_state": jnp.ones((1, 2, 5, 4))}, ValueError, "initial_state must have shape"),
         ({"v": jnp.ones((1, 3, 2, 5), jnp.bfloat16)}, TypeError, "k float32, v bfloat16"),
         ({"scale": 0.0}, ValueError, "scale must be finite and not 0; got 0.0"),
-        ({"chunk": 0}, ValueError, "linear_attention: chunk must be at least 1; got 0"),
+        ({"chunk": 0}, ValueError, "linear_attention: chunk must be an integer .*; got 0"),
         ({"implementation": "cuda"}, ValueError, "implementation must be one of .*; got 'cuda'"),
         ({"implementation": "mosaic_gpu"}, NotImplementedError, "float16; got float32"),
     ],

@@ -109,6 +109,25 @@ def test_quantized_factors_fill_their_range_and_rows_of_zeros_have_scale_one(axi
     assert (jnp.abs(back - x) <= jnp.abs(x) / 16 + jnp.expand_dims(scale, axis) * 2**-10).all()
 
 
+def test_a_row_too_small_for_a_scale_stays_finite():
+    x8, scale = quantize_fp8(jnp.array([[2e-36, 1e-36], [1e-45, 0.0]]), 1)
+    assert np.isfinite(np.asarray(x8, np.float32)).all()
+    assert (scale > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "axis", "error", "message"),
+    [
+        (jnp.ones((2, 3)), 2, ValueError, "axis must be 0 or 1; got 2"),
+        (jnp.ones((1, 2, 3)), 1, ValueError, r"x must have shape \(m, k\); got \(1, 2, 3\)"),
+        (jnp.ones((2, 3), int), 1, TypeError, "x must be of a floating type .*; got int32"),
+    ],
+)
+def test_what_cannot_be_quantized_is_named(x, axis, error, message):
+    with pytest.raises(error, match=message):
+        quantize_fp8(x, axis)
+
+
 def test_the_8_bit_kernel_is_the_definition():
     a, b = drawn((128, 128), (128, 64))
     (a8, row), (b8, column) = quantize_fp8(a, 1), quantize_fp8(b, 0)
