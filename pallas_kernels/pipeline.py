@@ -227,8 +227,8 @@ def stages_that_fit(
     stages = max((n for n in range(1, most + 1) if taken(ring, n) <= room), default=0)
     if stages < least:
         raise ValueError(
-            f"{least} stage{'s' * (least > 1)} of the ring must fit in {room} bytes of shared memory,"
-            f" which the consumers' own tiles ({mine} bytes) leave; got {taken(ring, least)}"
+            f"{least} stage{'s' * (least > 1)} of the ring must fit in {room} bytes of shared"
+            f" memory, which the consumers' own tiles ({mine} bytes) leave; got {taken(ring, least)}"
         )
     return stages
 
