@@ -222,13 +222,13 @@ def stages_that_fit(
     def taken(tiles: Mapping[str, Tile], copies: int) -> int:
         return sum(-(-copies * tile.bytes // _ALIGNED) * _ALIGNED for tile in tiles.values())
 
-    mine = taken(own, consumers)
-    room = _SHARED_BYTES - _SPARE_BYTES - mine
+    room = _SHARED_BYTES - _SPARE_BYTES - taken(own, consumers)
     stages = max((n for n in range(1, most + 1) if taken(ring, n) <= room), default=0)
     if stages < least:
+        stage = "1 stage" if least == 1 else f"{least} stages"
         raise ValueError(
-            f"{least} stage{'s' * (least > 1)} of the ring must fit in {room} bytes of shared"
-            f" memory, which the consumers' own tiles ({mine} bytes) leave; got {taken(ring, least)}"
+            f"{stage} of the ring must fit in {room} bytes, what the consumers' own tiles leave of"
+            f" shared memory; got {taken(ring, least)} bytes"
         )
     return stages
 
