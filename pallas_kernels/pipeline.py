@@ -67,11 +67,7 @@ class Task:
         Args:
           **outputs: by name of the tile, the value and where it goes in global memory.
         """
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        for name, (value, _) in outputs.items():
-            tile = getattr(self.smem, name)
-            tile[...] = value.astype(tile.dtype)
-        plgpu.commit_smem()
+        self.put(**{name: value for name, (value, _) in outputs.items()})
         for name, (_, where) in outputs.items():
             plgpu.copy_smem_to_gmem(getattr(self.smem, name), where)
 
@@ -136,8 +132,8 @@ class Kernel:
             )
         if not self.ring:
             raise ValueError("ring must have at least one tile; got none")
-        if bool(self.fetched) != (self.fetch is not None):
-            raise ValueError("fetched and fetch must be given together; got one of them")
+        if self.fetched and self.fetch is None:
+            raise ValueError(f"fetched tiles need fetch; got none for {', '.join(self.fetched)}")
         if twice := set(self.fetched) & set(self.scratch):
             raise ValueError(f"a tile must be in fetched or in scratch; in both: {sorted(twice)}")
         stages_that_fit(

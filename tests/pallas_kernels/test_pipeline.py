@@ -109,7 +109,7 @@ def test_any_depth_and_any_number_of_tasks(tasks, groups, steps, options):
         ({"grid": {"task": 0}}, "task must be at least 1; got 0"),
         ({"producer_registers": 33}, r"must be a multiple of 8 in \[24, 240\]; got 33"),
         ({"ring": {}}, "ring must have at least one tile; got none"),
-        ({"fetch": None}, "fetched and fetch must be given together"),
+        ({"fetch": None}, "fetched tiles need fetch; got none for start"),
         ({"scratch": {"start": TILE}}, r"fetched or in scratch; in both: \['start'\]"),
         ({"scratch": {"y": Tile((512, 256), jnp.float32)}}, "2 stages of the ring must fit in -"),
         # What would be waited for without end.
