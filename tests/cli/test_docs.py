@@ -32,6 +32,8 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/**/*.md", "pallas_kernels/*.md")
     for path in ROOT.glob(pattern)
 )
+# Their blocks train and fit for longer than a fast test may take.
+LONG = ("docs/mixing.md", "docs/mixing_laws.md", "docs/sampling.md")
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.M | re.S)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -63,7 +65,10 @@ def modules() -> list[str]:
     return ["jlab", "pallas_kernels", *found]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(d, marks=[pytest.mark.slow] * (d in LONG)) for d in DOCUMENTS],
+)
 def test_every_block_of_a_document_runs(document, tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}

@@ -86,7 +86,7 @@ def test_progress_is_plain_lines_where_nobody_watches(preset, unbroken):
     "preset",
     [
         "lm",
-        "aioli",
+        pytest.param("aioli", marks=pytest.mark.slow),
         pytest.param("mixing_compare", marks=pytest.mark.slow),
         pytest.param("mixing_sweep", marks=pytest.mark.slow),
     ],

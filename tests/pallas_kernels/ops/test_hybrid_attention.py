@@ -73,7 +73,11 @@ def test_the_quadratic_form_is_the_definition(kind):
     close(formed("quadratic", arrays, kind, 4), by_hand(arrays, kind, 4, 0.5), ROUNDING)
 
 
-@pytest.mark.parametrize(("kind", "length", "window", "kv_heads"), SIZES)
+@pytest.mark.parametrize(
+    ("kind", "length", "window", "kv_heads"),
+    # Every second size of either kind here, the others in the slow tests.
+    [pytest.param(*s, marks=[pytest.mark.slow] * ((i + i // 6) % 2)) for i, s in enumerate(SIZES)],
+)
 @given(seed=SEEDS)
 @settings(max_examples=5)
 def test_chunked_is_quadratic_is_recurrent(kind, length, window, kv_heads, seed):
@@ -105,7 +109,9 @@ def test_segments_are_sequences_of_their_own(kind, seed, cuts):
 
 
 @pytest.mark.parametrize("kind", ["terrace", "sliding"])
-@pytest.mark.parametrize(("first", "rest"), [(7, 50), (16, 16), (37, 1)])
+@pytest.mark.parametrize(
+    ("first", "rest"), [(7, 50), (16, 16), pytest.param(37, 1, marks=pytest.mark.slow)]
+)
 def test_a_state_resumes_anywhere(kind, first, rest):
     arrays, factors = drawn(first + rest)[:5], drawn(1)[5:]
     early, late = ([x[:, part] for x in arrays] for part in (slice(first), slice(first, None)))

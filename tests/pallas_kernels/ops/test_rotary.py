@@ -135,7 +135,7 @@ def test_tables_of_another_half_precision_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 4), "n must be at least 1; got 0"),
+        ((0, 4), "n must be an integer of at least 1; got 0"),
         ((3, 5), "dim must be even and at least 2; got 5"),
         ((3, 4, 0.0), "base must be positive; got 0.0"),
     ],
