@@ -43,6 +43,7 @@ from jlab.sampling.coverage import (
     pass_at_k,
     problem_curves,
 )
+from jlab.sampling.exact import answer_probability, exact_curves
 from jlab.sampling.execution import Executed, grade_programs
 from jlab.sampling.forecast import BetaLaw, fit_beta
 from jlab.sampling.graders import Equivalence, Graded, Grader, code, grade, gsm8k, lean, math
@@ -66,6 +67,7 @@ from jlab.sampling.select_curves import (
     random_orders,
     weighted_curve,
 )
+from jlab.sampling.study import CoverageStudy, study_coverage, verdict
 from jlab.sampling.subset import Subset, gsm8k_subset
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "Contender",
     "Cost",
     "CoverageLaw",
+    "CoverageStudy",
     "Equivalence",
     "Executed",
     "Graded",
@@ -87,6 +90,7 @@ __all__ = [
     "SelectionCurve",
     "Subset",
     "answer_classes",
+    "answer_probability",
     "api_price",
     "best_of_n",
     "best_of_n_curve",
@@ -96,6 +100,7 @@ __all__ = [
     "coverage_curve",
     "coverage_interval",
     "draw_samples",
+    "exact_curves",
     "family_overlay",
     "fit_beta",
     "fit_coverage_law",
@@ -122,6 +127,8 @@ __all__ = [
     "random_orders",
     "samples_of",
     "stream",
+    "study_coverage",
+    "verdict",
     "weighted_curve",
     "weighted_vote",
 ]
