@@ -1,8 +1,8 @@
 """Attention over keys that lie in several places, from the attention over each of them."""
 
+import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -25,6 +25,10 @@ def merge(
     Source: derived; softmax over a union is the mean of the parts' softmaxes weighted by their
     denominators, exp(lse).
     """
-    lse = jnp.stack(lses)
-    shares = jax.nn.softmax(lse, axis=0, where=lse > -jnp.inf)
-    return (shares[..., None] * jnp.stack(outs)).sum(0).astype(outs[0].dtype)
+    top = functools.reduce(jnp.maximum, lses)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    weights = [jnp.exp(lse - top) for lse in lses]
+    total = sum(weights)
+    # Sums written out: XLA would put a reduction into the product that follows, and lose its speed.
+    read = sum(w[..., None] * out for w, out in zip(weights, outs, strict=True))
+    return (read / jnp.where(total == 0, 1, total)[..., None]).astype(outs[0].dtype)

@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV, ...]
+        self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV, ...] | None
     ) -> tuple[Float[Array, "b l d"], KV | None]:
         """What the tokens read; with a cache, also their own keys and values, for the cache."""
         layer = self.config.pattern[self.position]
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         q = rotate(heads("q_proj", layer.heads), cos, sin)
         k = rotate(heads("k_proj", layer.kv_heads), cos, sin)
         v = heads("v_proj", layer.kv_heads)
-        own = KV(k, v) if cached else None
+        own = None if cached is None else KV(k, v)
         out, lse = self._over_chunk(q, k, v, context)
         if cached:
             outs, lses = _over_parts(q, cached, context, layer)
@@ -95,7 +95,7 @@ def _over_parts(
         )
         out, lse = attention(
             shared,
-            kv.keys.astype(q.dtype).swapaxes(1, 2),
+            kv.keys.astype(q.dtype).transpose(0, 3, 1, 2),
             kv.values.astype(q.dtype).swapaxes(1, 2),
             causal=True,
             window=layer.window,
@@ -118,7 +118,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], cached: tuple[KV, ...], context: Context
+        self, x: Float[Array, "b l d"], cached: tuple[KV, ...] | None, context: Context
     ) -> tuple[Float[Array, "b l d"], KV | None]:
         """The residual stream after this layer; with a cache, also the tokens' keys and values."""
         config, layer = self.config, self.config.pattern[self.position]
@@ -137,7 +137,7 @@ class Period(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], cached: tuple[tuple[KV, ...], ...], context: Context
+        self, x: Float[Array, "b l d"], cached: tuple[tuple[KV, ...] | None, ...], context: Context
     ) -> tuple[Float[Array, "b l d"], tuple[KV | None, ...]]:
         """The residual stream after one period, and what its layers add to their caches."""
         written = []

@@ -18,8 +18,8 @@ PADDING = -1  # segment id of a token that nothing may see, and of a slot not ye
 class KV(NamedTuple):
     """What one layer of the pattern remembers; the leading axis is the scan over repeats."""
 
-    # Heads before slots: what attention over the cache reads of a head is then one matrix.
-    keys: Float[Array, "*repeats rows kv_heads slots head_dim"]  # after the rotary embedding
+    # What attention over the cache reads of a head is one matrix, laid as its product wants it.
+    keys: Float[Array, "*repeats rows kv_heads head_dim slots"]  # after the rotary embedding
     values: Float[Array, "*repeats rows kv_heads slots head_dim"]
 
 
@@ -52,7 +52,8 @@ def init_cache(
 
     def empty(layer):
         shape = (config.repeats, batch, layer.kv_heads, length, layer.head_dim)
-        return KV(*(jnp.zeros(shape, dtype or config.dtype) for _ in range(2)))
+        values = jnp.zeros(shape, dtype or config.dtype)
+        return KV(values.mT, values)
 
     return Cache(
         layers=tuple(empty(layer) for layer in config.pattern),
@@ -73,9 +74,9 @@ def fork(cache: Cache, n: int, length: int | None = None) -> Cache:
     rows, slots = cache.rows * n, length or cache.slots
 
     def empty(kv):
-        repeats, _, heads, _, dim = kv.keys.shape
-        shape = (repeats, rows, heads, slots, dim)
-        return KV(jnp.zeros(shape, kv.keys.dtype), jnp.zeros(shape, kv.values.dtype))
+        repeats, _, heads, _, dim = kv.values.shape
+        values = jnp.zeros((repeats, rows, heads, slots, dim), kv.values.dtype)
+        return KV(values.mT, values)
 
     return Cache(
         layers=tuple(empty(kv) for kv in cache.layers),
@@ -137,12 +138,12 @@ def write(
     """The cache of one layer of the pattern with a chunk's keys and values in their slots."""
     rows = jnp.arange(slots.shape[0])[:, None]
 
-    def put(old: Array, new: Array) -> Array:
-        # Axes that are indexed by arrays come first in what is set.
-        new = new.astype(old.dtype).transpose(1, 2, 0, 3, 4)
-        return old.at[:, rows, :, slots].set(new, mode="drop")
-
-    return KV(put(kv.keys, keys), put(kv.values, values))
+    # Axes that are indexed by arrays come first in what is set.
+    keys, values = (x.astype(kv.keys.dtype).transpose(1, 2, 0, 3, 4) for x in (keys, values))
+    return KV(
+        kv.keys.at[:, rows, :, :, slots].set(keys, mode="drop"),
+        kv.values.at[:, rows, :, slots].set(values, mode="drop"),
+    )
 
 
 def overflowed(cache: Cache) -> Bool[Array, "rows"]:

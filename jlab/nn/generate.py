@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from jlab.nn.cache import PADDING, Cache, fork, init_cache
+from jlab.nn.cache import KV, PADDING, Cache, fork, init_cache
 from jlab.nn.config import TransformerConfig
 from jlab.nn.next_token import SamplingConfig, next_token
 from jlab.nn.transformer import Transformer
@@ -289,17 +289,21 @@ def _read(
 ) -> Slots:
     """Prompts read into the lanes `rows`; a row past the last lane is dropped."""
     old = slots.cache.prefix
-    lanes, bucket = tokens.shape
-    room = init_cache(config, lanes, bucket, old.layers[0].keys.dtype)
-    new = Transformer(config).apply(variables, tokens, segment_ids=segment_ids, cache=room).cache
-    layers = jax.tree.map(
-        lambda a, b: a.at[:, rows, :, :bucket].set(b, mode="drop"), old.layers, new.layers
-    )
-    ids = jnp.full((lanes, old.slots), PADDING).at[:, :bucket].set(new.segment_ids)
+    bucket = tokens.shape[1]
+    new = Transformer(config).apply(variables, tokens, segment_ids=segment_ids, cache=bucket).cache
     prefix = old._replace(
-        layers=layers,
+        layers=tuple(
+            KV(
+                kv.keys.at[:, rows, ..., :bucket].set(read.keys, mode="drop"),
+                kv.values.at[:, rows, :, :bucket].set(read.values, mode="drop"),
+            )
+            for kv, read in zip(old.layers, new.layers, strict=True)
+        ),
         lengths=old.lengths.at[rows].set(new.lengths, mode="drop"),
-        segment_ids=old.segment_ids.at[rows].set(ids, mode="drop"),
+        segment_ids=old.segment_ids.at[rows]
+        .set(PADDING, mode="drop")
+        .at[rows, :bucket]
+        .set(new.segment_ids, mode="drop"),
     )
     return slots._replace(cache=slots.cache._replace(prefix=prefix))
 
@@ -380,8 +384,12 @@ def _cut(
 
 
 def _bucket(length: int) -> int:
-    """The power of two that a prompt is padded to: few lengths, so few compilations."""
-    return max(_SHORTEST_BUCKET, 1 << max(length - 1, 0).bit_length())
+    """The length that a prompt is padded to: a multiple of an eighth to a quarter of itself.
+
+    Few lengths, so few compilations, and at most a quarter of the work is padding.
+    """
+    step = max(_SHORTEST_BUCKET, 1 << max((length - 1).bit_length() - 3, 0))
+    return max(-(-length // step), 1) * step
 
 
 def _place(slots: Slots, mesh: jax.sharding.Mesh | None) -> Slots:

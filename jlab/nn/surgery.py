@@ -58,7 +58,7 @@ def apply_layer(
     """The residual stream after layer number `layer` with the given parameters."""
     position = int(_place(config, layer)[0])
     context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
-    return Layer(config, position).apply({"params": layer_params}, x, (), context)[0]
+    return Layer(config, position).apply({"params": layer_params}, x, None, context)[0]
 
 
 def unstacked_names(config: TransformerConfig, path: Sequence[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jlab.nn.attention import Tokens
 from jlab.nn.block import Context, scanned_blocks
-from jlab.nn.cache import KV, Cache, advance, first_index, overflowed, parts, write
+from jlab.nn.cache import KV, Cache, advance, first_index, init_cache, overflowed, parts, write
 from jlab.nn.config import TransformerConfig
 from jlab.nn.layers import Embed, Linear, Norm, wide
 from jlab.nn.rope import rope_table
@@ -38,7 +38,7 @@ class Transformer(nn.Module):
         tokens: Int[Array, "b l"],
         positions: Int[Array, "b l"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
-        cache: Cache | None = None,
+        cache: Cache | int | None = None,
     ) -> Output:
         """Logits of the token after each of `tokens`.
 
@@ -47,20 +47,20 @@ class Transformer(nn.Module):
             positions: for the rotary embedding; by default the place in the row, cache included.
             segment_ids: tokens see only their own segment; -1 marks padding, which nothing sees
                 and no cache keeps. By default every token belongs to segment 0.
-            cache: the tokens read before these. A row given more tokens than its cache has room
-                for comes back as NaN.
+            cache: the tokens read before these; or for how many tokens a row to make room, where
+                these are the first. A row given more tokens than there is room for comes back as
+                NaN.
 
         Raises:
             ValueError: a shape that does not fit `tokens`, or a config without `vocab_size`.
         """
         config = self.config
         check_inputs(config, tokens, positions, segment_ids, cache)
+        read = by_layer(config, cache)
         context, cache, slots = read_context(config, tokens.shape, positions, segment_ids, cache)
         embed = Embed(config.vocab_size, config.d_model, name="embed")
         x = embed(tokens).astype(config.dtype)
-        x, chunks = scanned_blocks(config)(config, name="blocks")(
-            x, by_layer(config, cache), context
-        )
+        x, chunks = scanned_blocks(config)(config, name="blocks")(x, read, context)
         hidden = Norm(config, name="final_norm")(x)
         if config.tied:
             logits = embed.attend(hidden)
@@ -74,10 +74,15 @@ class Transformer(nn.Module):
         return Output(logits, hidden, cache)
 
 
-def by_layer(config: TransformerConfig, cache: Cache | None) -> tuple[tuple[KV, ...], ...]:
-    """For each layer of the pattern its keys and values, own part first, then the prefixes."""
-    if cache is None:
-        return ((),) * len(config.pattern)
+def by_layer(
+    config: TransformerConfig, cache: Cache | int | None
+) -> tuple[tuple[KV, ...] | None, ...]:
+    """For each layer of the pattern its keys and values, own part first, then the prefixes.
+
+    Without a cache None, and nothing at the start of one.
+    """
+    if cache is None or isinstance(cache, int):
+        return (None if cache is None else (),) * len(config.pattern)
     return tuple(zip(*(part.layers for part in parts(cache)), strict=True))
 
 
@@ -86,7 +91,7 @@ def read_context(
     shape: tuple[int, int],
     positions: Int[Array, "b l"] | None,
     segment_ids: Int[Array, "b l"] | None,
-    cache: Cache | None,
+    cache: Cache | int | None,
 ) -> tuple[Context, Cache | None, Int[Array, "b l"] | None]:
     """What all layers share; the cache with room made, and the slots that the tokens get in it."""
     if cache is None:
@@ -95,10 +100,13 @@ def read_context(
     else:
         if segment_ids is None:
             segment_ids = jnp.zeros(shape, jnp.int32)
-        keys = tuple(
-            Tokens(first_index(part)[:, None] + jnp.arange(part.slots)[None, :], part.segment_ids)
-            for part in parts(cache)
-        )
+        if isinstance(cache, int):
+            cache, keys = init_cache(config, shape[0], cache), ()
+        else:
+            keys = tuple(
+                Tokens(first_index(part)[:, None] + jnp.arange(part.slots)[None], part.segment_ids)
+                for part in parts(cache)
+            )
         cache, slots = advance(cache, segment_ids)
         index = first_index(cache)[:, None] + slots
         queries = Tokens(index, segment_ids)
@@ -117,7 +125,7 @@ def check_inputs(
     tokens: Int[Array, "b l"],
     positions: Int[Array, "b l"] | None,
     segment_ids: Int[Array, "b l"] | None,
-    cache: Cache | None,
+    cache: Cache | int | None,
 ) -> None:
     """Refuses what does not fit together, by name."""
     if config.vocab_size is None:
@@ -131,9 +139,8 @@ def check_inputs(
             )
     if cache is None:
         return
-    if cache.rows != tokens.shape[0]:
+    room = cache if isinstance(cache, int) else cache.slots
+    if not isinstance(cache, int) and cache.rows != tokens.shape[0]:
         raise ValueError(f"cache must have {tokens.shape[0]} rows, as tokens has; got {cache.rows}")
-    if cache.slots < tokens.shape[1]:
-        raise ValueError(
-            f"cache must have room for {tokens.shape[1]} tokens; got length {cache.slots}"
-        )
+    if room < tokens.shape[1]:
+        raise ValueError(f"cache must have room for {tokens.shape[1]} tokens; got length {room}")

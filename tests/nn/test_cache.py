@@ -40,6 +40,22 @@ def test_reading_in_chunks_equals_reading_at_once(seed, chunks):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
+def test_a_cache_begun_with_its_room_is_an_empty_cache_filled(side):
+    tokens, segments = random_tokens(2, LENGTH), np.zeros((2, LENGTH), np.int32)
+    segments[1, :3] = -1
+    segments = segments if side == "left" else segments[:, ::-1]
+    expected = read(tokens, init_cache(CONFIG, batch=2, length=2 * LENGTH), segments)
+    begun = Transformer(CONFIG).apply(
+        {"params": random_params()}, tokens, segment_ids=segments, cache=2 * LENGTH
+    )
+    np.testing.assert_allclose(
+        begun.logits[segments == 0], expected.logits[segments == 0], **FLOAT32
+    )
+    for found, wanted in zip(*map(jax.tree.leaves, (begun.cache, expected.cache)), strict=True):
+        np.testing.assert_allclose(found, wanted, **FLOAT32)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("lengths", [(4, 1), (2, 3)], ids=str)
 def test_prompts_of_different_length_share_a_batch(side, lengths):
     """Padding takes no slot: every row goes on from its own length."""
@@ -133,6 +149,7 @@ REFUSED = [
     (lambda: fork(init_cache(CONFIG, 1, 4), 0), "n must be at least 1; got 0"),
     (lambda: given_to(init_cache(CONFIG, 3, 8)), "cache must have 2 rows, as tokens has; got 3"),
     (lambda: given_to(init_cache(CONFIG, 2, 3)), "cache must have room for 4 tokens; got length 3"),
+    (lambda: given_to(3), "cache must have room for 4 tokens; got length 3"),
 ]
 
 

@@ -157,15 +157,14 @@ def test_a_model_that_gives_no_numbers_is_refused():
             generate(config, broken, PROMPTS[:1], KEY, max_new_tokens=8, stop_tokens=stop)
 
 
-def test_prompts_of_many_lengths_compile_once_per_power_of_two():
+def test_prompts_of_many_lengths_compile_few_times():
     config, variables = model()
-    prompts = [
-        [1] * n for n in (1, 5, 17, 18, 30, 40, 64)
-    ]  # read: 0 to 63 tokens, buckets 16 to 64
+    # Read: 0 to 63 tokens, in buckets of 16, 32, 48 and 64.
+    prompts = [[1] * n for n in (1, 5, 17, 18, 30, 40, 64)]
     before = compilations()
     generate(config, variables, prompts, KEY, 2, max_new_tokens=3, batch=4)
     read, draw = (after - b for after, b in zip(compilations(), before, strict=True))
-    assert read <= 3
+    assert read <= 4
     assert draw == 1
 
 
