@@ -7,9 +7,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jlab.nn.attention import Tokens, merge
-from jlab.nn.cache import KV
+from jlab.nn.cache import KV, State
 from jlab.nn.config import LayerConfig, TransformerConfig
 from jlab.nn.layers import MLP, Linear, Norm, residual_std
+from jlab.nn.linearized import LinearizedAttention
 from jlab.nn.rope import rotate
 from pallas_kernels.ops.attention import SAVED, attention
 
@@ -30,9 +31,9 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV, ...] | None
-    ) -> tuple[Float[Array, "b l d"], KV | None]:
-        """What the tokens read; with a cache, also their own keys and values, for the cache."""
+        self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV | State, ...] | None
+    ) -> tuple[Float[Array, "b l d"], KV | State | None]:
+        """What the tokens read; with a cache, also what it has to remember of them."""
         layer = self.config.pattern[self.position]
 
         def heads(name: str, count: int) -> Float[Array, "b l count head_dim"]:
@@ -43,14 +44,24 @@ class Attention(nn.Module):
         q = rotate(heads("q_proj", layer.heads), cos, sin)
         k = rotate(heads("k_proj", layer.kv_heads), cos, sin)
         v = heads("v_proj", layer.kv_heads)
-        own = None if cached is None else KV(k, v)
-        out, lse = self._over_chunk(q, k, v, context)
-        if cached:
-            outs, lses = _over_parts(q, cached, context, layer)
-            out = merge([out, *outs], [lse, *lses])
+        if layer.attention == "softmax":
+            out, own = self._softmax(q, k, v, context, cached)
+        else:
+            over = LinearizedAttention(layer, _implementation(self.config), name="linearized")
+            out, own = over(q, k, v, context.queries.segment_ids, cached)
         out = out.reshape(*x.shape[:2], layer.heads * layer.head_dim)
         std = residual_std(self.config)
         return Linear(x.shape[-1], layer.out_bias, std, name="o_proj")(out), own
+
+    def _softmax(
+        self, q: Array, k: Array, v: Array, context: Context, cached: tuple[KV, ...] | None
+    ) -> tuple[Float[Array, "b l heads dim"], KV | None]:
+        """Attention over these tokens and over the cache."""
+        out, lse = self._over_chunk(q, k, v, context)
+        if cached:
+            outs, lses = _over_parts(q, cached, context, self.config.pattern[self.position])
+            out = merge([out, *outs], [lse, *lses])
+        return out, None if cached is None else KV(k, v)
 
     def _over_chunk(
         self, q: Array, k: Array, v: Array, context: Context
@@ -118,9 +129,9 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], cached: tuple[KV, ...] | None, context: Context
-    ) -> tuple[Float[Array, "b l d"], KV | None]:
-        """The residual stream after this layer; with a cache, also the tokens' keys and values."""
+        self, x: Float[Array, "b l d"], cached: tuple[KV | State, ...] | None, context: Context
+    ) -> tuple[Float[Array, "b l d"], KV | State | None]:
+        """The residual stream after this layer; with a cache, also what it has to remember."""
         config, layer = self.config, self.config.pattern[self.position]
         attn = Attention(config, self.position, name="attn")
         read, kv = attn(Norm(config, name="attn_norm")(x), context, cached)
@@ -137,8 +148,11 @@ class Period(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b l d"], cached: tuple[tuple[KV, ...] | None, ...], context: Context
-    ) -> tuple[Float[Array, "b l d"], tuple[KV | None, ...]]:
+        self,
+        x: Float[Array, "b l d"],
+        cached: tuple[tuple[KV | State, ...] | None, ...],
+        context: Context,
+    ) -> tuple[Float[Array, "b l d"], tuple[KV | State | None, ...]]:
         """The residual stream after one period, and what its layers add to their caches."""
         written = []
         for position, parts_of_layer in enumerate(cached):

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens read so far, so that the next tokens need not read them again.
+"""What the layers remember of the tokens read so far, so that the next need not read them again.
 
 A `Cache` is an opaque pytree: build it with `init_cache`, pass it to `Transformer`, keep the one
 that comes back. Rows advance independently, so prompts of different length share a batch. `fork`
@@ -7,10 +7,13 @@ lets several samples continue one prompt whose keys and values are stored once.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jlab.nn.config import TransformerConfig
+from jlab.nn.config import LayerConfig, TransformerConfig
+from jlab.nn.linear_attention import LinearState
+from pallas_kernels import HybridState
 
 PADDING = -1  # segment id of a token that nothing may see, and of a slot not yet written
 
@@ -23,10 +26,14 @@ class KV(NamedTuple):
     values: Float[Array, "*repeats rows kv_heads slots head_dim"]
 
 
-class Cache(NamedTuple):
-    """Keys and values per layer of the pattern, and how far each row has come."""
+# Of linear and hybrid attention, with the leading axis: of constant size whatever was read.
+State = LinearState | HybridState
 
-    layers: tuple[KV, ...]  # one per layer of the pattern
+
+class Cache(NamedTuple):
+    """What each layer of the pattern remembers, and how far each row has come."""
+
+    layers: tuple[KV | State, ...]  # one per layer of the pattern
     lengths: Int[Array, "rows"]  # tokens that each row has stored here, its prefix not counted
     segment_ids: Int[Array, "rows slots"]
     prefix: "Cache | None"  # read-only; its row i serves rows i * n ... i * n + n - 1 here
@@ -50,36 +57,55 @@ def init_cache(
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}")
 
-    def empty(layer):
-        shape = (config.repeats, batch, layer.kv_heads, length, layer.head_dim)
-        values = jnp.zeros(shape, dtype or config.dtype)
-        return KV(values.mT, values)
-
+    layers = (
+        _empty(config.repeats, layer, batch, length, dtype or config.dtype)
+        for layer in config.pattern
+    )
     return Cache(
-        layers=tuple(empty(layer) for layer in config.pattern),
+        layers=tuple(layers),
         lengths=jnp.zeros((batch,), jnp.int32),
         segment_ids=jnp.full((batch, length), PADDING, jnp.int32),
         prefix=None,
     )
 
 
+def _empty(repeats: int, layer: LayerConfig, rows: int, length: int, dtype: str) -> KV | State:
+    """What a layer remembers before the first token."""
+    heads, kv_heads, dim = layer.heads, layer.kv_heads, layer.head_dim
+    if layer.attention == "softmax":
+        values = jnp.zeros((repeats, rows, kv_heads, length, dim), dtype)
+        return KV(values.mT, values)
+    size = layer.feature_map.size(dim)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    kv = jnp.zeros((repeats, rows, heads, size, dim), wide)
+    if layer.attention == "linear":
+        return LinearState(kv, kv[..., 0])
+    slots = layer.window * (2 if layer.attention == "hybrid_terrace" else 1)
+    keys, values = (jnp.zeros((repeats, rows, slots, kv_heads, dim), dtype) for _ in range(2))
+    features = jnp.zeros((repeats, rows, slots, heads, size), dtype)
+    count = jnp.zeros((repeats, rows), jnp.int32)
+    return HybridState(kv, kv[..., 0], keys, values, features, count)
+
+
 def fork(cache: Cache, n: int, length: int | None = None) -> Cache:
     """A cache in which each row continues `n` times: row i becomes rows i * n ... i * n + n - 1.
 
-    The keys and values read so far are stored once and shared; `length` is the room of each
-    continuation, by default that of `cache`.
+    The keys and values read so far are stored once and shared, states of constant size copied;
+    `length` is the room of each continuation, by default that of `cache`.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1; got {n}")
     rows, slots = cache.rows * n, length or cache.slots
 
-    def empty(kv):
-        repeats, _, heads, _, dim = kv.values.shape
-        values = jnp.zeros((repeats, rows, heads, slots, dim), kv.values.dtype)
+    def forked(layer):
+        if not isinstance(layer, KV):
+            return copied(layer, n)
+        repeats, _, heads, _, dim = layer.values.shape
+        values = jnp.zeros((repeats, rows, heads, slots, dim), layer.values.dtype)
         return KV(values.mT, values)
 
     return Cache(
-        layers=tuple(empty(kv) for kv in cache.layers),
+        layers=tuple(forked(layer) for layer in cache.layers),
         lengths=jnp.zeros((rows,), jnp.int32),
         segment_ids=jnp.full((rows, slots), PADDING, jnp.int32),
         prefix=cache,
@@ -95,10 +121,59 @@ def take(cache: Cache, rows: Int[Array, "kept"]) -> Cache:
     if prefix is not None:
         prefix = take(prefix, rows // (cache.rows // prefix.rows))
     return Cache(
-        layers=tuple(KV(kv.keys[:, rows], kv.values[:, rows]) for kv in cache.layers),
+        layers=jax.tree.map(lambda leaf: leaf[:, rows], cache.layers),
         lengths=cache.lengths[rows],
         segment_ids=cache.segment_ids[rows],
         prefix=prefix,
+    )
+
+
+def copied(state: State, n: int) -> State:
+    """`n` copies of each row's state."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, n, axis=1), state)
+
+
+def restart(cache: Cache, fresh: Bool[Array, "rows"]) -> Cache:
+    """A forked cache in which the rows `fresh` continue their prefix anew."""
+
+    def restarted(own, prefix):
+        if isinstance(own, KV):
+            return own  # what was written is out of sight once the ids are gone
+        begun = copied(prefix, cache.rows // cache.prefix.rows)
+
+        def put(new, old):
+            return jnp.where(fresh.reshape(1, -1, *(1,) * (old.ndim - 2)), new, old)
+
+        return jax.tree.map(put, begun, own)
+
+    layers = zip(cache.layers, cache.prefix.layers, strict=True)
+    return cache._replace(
+        layers=tuple(restarted(*pair) for pair in layers),
+        lengths=jnp.where(fresh, 0, cache.lengths),
+        segment_ids=jnp.where(fresh[:, None], PADDING, cache.segment_ids),
+    )
+
+
+def replace_rows(cache: Cache, rows: Int[Array, "n"], new: Cache) -> Cache:
+    """`cache` with the rows of a cache of fewer slots in place of its own.
+
+    A row number past the last one drops its row.
+    """
+
+    def put(old, layer):
+        if not isinstance(old, KV):
+            return jax.tree.map(lambda a, b: a.at[:, rows].set(b, mode="drop"), old, layer)
+        return KV(
+            old.keys.at[:, rows, ..., : new.slots].set(layer.keys, mode="drop"),
+            old.values.at[:, rows, :, : new.slots].set(layer.values, mode="drop"),
+        )
+
+    ids = cache.segment_ids.at[rows].set(PADDING, mode="drop")
+    layers = zip(cache.layers, new.layers, strict=True)
+    return cache._replace(
+        layers=tuple(put(*pair) for pair in layers),
+        lengths=cache.lengths.at[rows].set(new.lengths, mode="drop"),
+        segment_ids=ids.at[rows, : new.slots].set(new.segment_ids, mode="drop"),
     )
 
 
@@ -146,6 +221,22 @@ def write(
     )
 
 
-def overflowed(cache: Cache) -> Bool[Array, "rows"]:
-    """Which rows were given more tokens than they have slots."""
-    return cache.lengths > cache.slots
+def unreadable(cache: Cache) -> Bool[Array, "rows"]:
+    """Which rows hold what the cache cannot tell: too many tokens, or two documents in a state."""
+    bad = cache.lengths > cache.slots
+    if all(isinstance(layer, KV) for layer in cache.layers):
+        return bad
+    least, greatest = _segments(cache)
+    return bad | (least < greatest)
+
+
+def _segments(cache: Cache) -> tuple[Int[Array, "rows"], Int[Array, "rows"]]:
+    """The least and the greatest segment id of each row, prefixes included."""
+    ids = cache.segment_ids
+    least = jnp.where(ids == PADDING, jnp.iinfo(ids.dtype).max, ids).min(1)
+    greatest = ids.max(1)
+    if cache.prefix is None:
+        return least, greatest
+    n = cache.rows // cache.prefix.rows
+    before = (jnp.repeat(x, n) for x in _segments(cache.prefix))
+    return jnp.minimum(least, next(before)), jnp.maximum(greatest, next(before))

@@ -5,12 +5,20 @@ an irregular stack is a full-length pattern with `repeats=1`.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 DType = Literal["float32", "bfloat16", "float64"]
+AttentionKind = Literal["softmax", "linear", "hybrid_terrace", "hybrid_sliding"]
+FeatureKind = Literal["hedgehog", "hedgehog_half", "exp", "exp_half", "elu", "relu"]
+FEATURE_KINDS = get_args(FeatureKind)
 # Before the configs, whose defaults are checked on import.
-_PREFIXES = {"RopeConfig": "rope", "LayerConfig": "layer", "TransformerConfig": "model"}
+_PREFIXES = {
+    "RopeConfig": "rope",
+    "FeatureMapConfig": "feature_map",
+    "LayerConfig": "layer",
+    "TransformerConfig": "model",
+}
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -60,6 +68,38 @@ class RopeConfig:
 
 
 @dataclass(frozen=True)
+class FeatureMapConfig:
+    """The maps of linear attention, one per head for queries and one for keys."""
+
+    kind: FeatureKind = "hedgehog"
+    """activation: softmax over +z and -z (hedgehog), one-sided forms, 1 + elu, relu (T2R)"""
+    features: int = 64
+    """columns of the learned map; the two-sided kinds give twice as many features"""
+    learned: Literal["linear", "adapter", "none"] = "linear"
+    """z = x W; z = x + relu(x W0 + b0) W1 + b1 with `features` hidden units; or z = x"""
+    bias: bool = False
+    """one learned number per head added to z (linear maps)"""
+    skip: bool = False
+    """add x to z (linear maps with features = head_dim)"""
+    tied: bool = False
+    """queries and keys share their map"""
+
+    def __post_init__(self):
+        _one_of(self, "kind", FEATURE_KINDS)
+        _positive(self, "features")
+        _one_of(self, "learned", ("linear", "adapter", "none"))
+        for name in ("bias", "skip"):
+            fits = self.learned == "linear" or not getattr(self, name)
+            allowed = f"false where feature_map.learned is {self.learned}"
+            _require(fits, f"feature_map.{name}", getattr(self, name), allowed)
+
+    def size(self, head_dim: int) -> int:
+        """How many features a head has."""
+        columns = self.features if self.learned == "linear" else head_dim
+        return columns * (2 if self.kind in ("hedgehog", "exp") else 1)
+
+
+@dataclass(frozen=True)
 class LayerConfig:
     """One layer: attention and MLP, each behind its norm."""
 
@@ -84,17 +124,35 @@ class LayerConfig:
     mlp_bias: bool = False
     """biases in the MLP"""
     window: int | None = None
-    """a token sees itself and the window - 1 tokens before it; None: all before it"""
+    """a token sees itself and the window - 1 tokens before it; None: all before it. In hybrid
+    attention the softmax's share: the last `window` tokens, or the token's block of `window` and
+    the one before it (terrace)"""
     rope: RopeConfig = RopeConfig()
     """rotary position embedding"""
+    attention: AttentionKind = "softmax"
+    """softmax; linear in learned features; or softmax near and linear far, one denominator"""
+    feature_map: FeatureMapConfig = FeatureMapConfig()
+    """features of linear and hybrid attention"""
+    affine: bool = False
+    """hybrid attention weighs its linear part by 1 - g, g that of its window; otherwise by 1"""
 
     def __post_init__(self):
         _positive(self, "heads", "kv_heads", "head_dim", "d_ff")
         allowed = f"a divisor of heads = {self.heads}"
         _require(self.heads % self.kv_heads == 0, "layer.kv_heads", self.kv_heads, allowed)
         _one_of(self, "activation", ("silu", "gelu", "gelu_tanh", "relu"))
+        _one_of(self, "attention", get_args(AttentionKind))
         seen = self.window is None or self.window > 0
         _require(seen, "layer.window", self.window, "at least 1, or None")
+        if self.hybrid:
+            allowed = f"at least 1 where layer.attention is {self.attention}"
+            _require(self.window is not None, "layer.window", self.window, allowed)
+        elif self.attention == "linear":
+            allowed = "None where layer.attention is linear"
+            _require(self.window is None, "layer.window", self.window, allowed)
+        if self.attention != "softmax" and self.feature_map.skip:
+            fits, allowed = self.feature_map.features == self.head_dim, f"{self.head_dim} with skip"
+            _require(fits, "feature_map.features", self.feature_map.features, allowed)
         if self.rotated == 0 or self.rotated % 2:
             raise ValueError(
                 "rope.fraction must be such that layer.head_dim * rope.fraction is even; "
@@ -104,6 +162,11 @@ class LayerConfig:
         defined = self.rope.scaling != "dynamic" or self.rotated > 2
         allowed = f"other than dynamic with {self.rotated} rotated dimensions"
         _require(defined, "rope.scaling", self.rope.scaling, allowed)
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether near keys are seen through softmax and far ones through features."""
+        return self.attention.startswith("hybrid")
 
     @property
     def rotated(self) -> int:

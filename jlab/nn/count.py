@@ -6,7 +6,9 @@ from jlab.nn.config import LayerConfig, TransformerConfig
 def count_params(config: TransformerConfig) -> int:
     """Exact number of parameters, embedding and head included."""
     norm = config.d_model * (2 if config.norm == "layer" else 1)
-    layers = sum(_weights(config, layer) + _biases(config, layer) for layer in config.pattern)
+    layers = sum(
+        _weights(config, layer) + _biases(config, layer) + _maps(layer) for layer in config.pattern
+    )
     layers = config.repeats * (layers + 2 * norm * len(config.pattern))
     tables = 1 if config.tied else 2
     return layers + norm + tables * _vocab_size(config) * config.d_model
@@ -16,13 +18,11 @@ def flops_per_token(config: TransformerConfig, length: int) -> float:
     """Floating-point operations of a forward pass per token, averaged over `length` tokens.
 
     Counts the matrix products, two operations per weight, and attention over the keys that a token
-    sees. A training step costs three times as much (two more products per product). Source:
-    Kaplan et al. 2020, arXiv 2001.08361, Section 2.1, with the causal half counted exactly.
+    sees; of linear attention the maps, and one update and one reading of its state. A training step
+    costs three times as much (two more products per product). Source: Kaplan et al. 2020,
+    arXiv 2001.08361, Section 2.1, with the causal half counted exactly.
     """
-    attended = sum(
-        4 * layer.heads * layer.head_dim * _mean_seen(length, layer.window)
-        for layer in config.pattern
-    )
+    attended = sum(_attended(layer, length) for layer in config.pattern)
     weights = sum(_weights(config, layer) for layer in config.pattern)
     head = 2 * config.d_model * _vocab_size(config)
     return config.repeats * (2 * weights + attended) + head
@@ -31,6 +31,27 @@ def flops_per_token(config: TransformerConfig, length: int) -> float:
 def _weights(config: TransformerConfig, layer: LayerConfig) -> int:
     attention = 2 * (layer.heads + layer.kv_heads) * layer.head_dim
     return config.d_model * (attention + (3 if layer.gated else 2) * layer.d_ff)
+
+
+def _attended(layer: LayerConfig, length: int) -> float:
+    """Operations of attention per token, projections aside."""
+    near = 4 * layer.heads * layer.head_dim * _mean_seen(length, layer.window)
+    if layer.attention == "softmax":
+        return near
+    state = 4 * layer.heads * layer.head_dim * layer.feature_map.size(layer.head_dim)
+    return 2 * _maps(layer) + state + (near if layer.hybrid else 0)
+
+
+def _maps(layer: LayerConfig) -> int:
+    """Weights of the feature maps, biases and window factors included."""
+    spec, dim = layer.feature_map, layer.head_dim
+    if layer.attention == "softmax":
+        return 0
+    if spec.learned == "adapter":
+        each = 2 * dim * spec.features + spec.features + dim
+    else:
+        each = dim * spec.features + spec.bias if spec.learned == "linear" else 0
+    return layer.heads * ((1 if spec.tied else 2) * each + layer.hybrid)
 
 
 def _biases(config: TransformerConfig, layer: LayerConfig) -> int:

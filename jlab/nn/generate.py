@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from jlab.nn.cache import KV, PADDING, Cache, fork, init_cache
+from jlab.nn.cache import PADDING, Cache, fork, init_cache, replace_rows, restart
 from jlab.nn.config import TransformerConfig
 from jlab.nn.next_token import SamplingConfig, next_token
 from jlab.nn.transformer import Transformer
@@ -264,12 +264,8 @@ def _start(
     """Fresh slots with the first input of their samples and an own cache with nothing in it."""
     fold = jax.random.fold_in
     keys = jax.vmap(lambda name: jax.random.key_data(fold(fold(key, name[0]), name[1])))(names)
-    cache = slots.cache._replace(
-        lengths=jnp.where(fresh, 0, slots.cache.lengths),
-        segment_ids=jnp.where(fresh[:, None], PADDING, slots.cache.segment_ids),
-    )
     return slots._replace(
-        cache=cache,
+        cache=restart(slots.cache, fresh),
         token=jnp.where(fresh, first, slots.token),
         key=jnp.where(fresh[:, None], keys, slots.key),
         length=jnp.where(fresh, 0, slots.length),
@@ -288,23 +284,9 @@ def _read(
     rows: Int[Array, "lanes"],
 ) -> Slots:
     """Prompts read into the lanes `rows`; a row past the last lane is dropped."""
-    old = slots.cache.prefix
     bucket = tokens.shape[1]
     new = Transformer(config).apply(variables, tokens, segment_ids=segment_ids, cache=bucket).cache
-    prefix = old._replace(
-        layers=tuple(
-            KV(
-                kv.keys.at[:, rows, ..., :bucket].set(read.keys, mode="drop"),
-                kv.values.at[:, rows, :, :bucket].set(read.values, mode="drop"),
-            )
-            for kv, read in zip(old.layers, new.layers, strict=True)
-        ),
-        lengths=old.lengths.at[rows].set(new.lengths, mode="drop"),
-        segment_ids=old.segment_ids.at[rows]
-        .set(PADDING, mode="drop")
-        .at[rows, :bucket]
-        .set(new.segment_ids, mode="drop"),
-    )
+    prefix = replace_rows(slots.cache.prefix, rows, new)
     return slots._replace(cache=slots.cache._replace(prefix=prefix))
 
 

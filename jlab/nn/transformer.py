@@ -7,13 +7,24 @@ compile does not grow with `repeats`.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jlab.nn.attention import Tokens
 from jlab.nn.block import Context, scanned_blocks
-from jlab.nn.cache import KV, Cache, advance, first_index, init_cache, overflowed, parts, write
+from jlab.nn.cache import (
+    KV,
+    Cache,
+    State,
+    advance,
+    first_index,
+    init_cache,
+    parts,
+    unreadable,
+    write,
+)
 from jlab.nn.config import TransformerConfig
 from jlab.nn.layers import Embed, Linear, Norm, wide
 from jlab.nn.rope import rope_table
@@ -49,7 +60,7 @@ class Transformer(nn.Module):
                 and no cache keeps. By default every token belongs to segment 0.
             cache: the tokens read before these; or for how many tokens a row to make room, where
                 these are the first. A row given more tokens than there is room for comes back as
-                NaN.
+                NaN, as does one of several segments where a layer carries a state.
 
         Raises:
             ValueError: a shape that does not fit `tokens`, or a config without `vocab_size`.
@@ -67,23 +78,31 @@ class Transformer(nn.Module):
         else:
             logits = Linear(config.vocab_size, wide_out=True, name="lm_head")(hidden)
         if cache is not None:
-            # Once, after the scan: written within it, the whole cache would be copied each time.
-            written = zip(cache.layers, chunks, strict=True)
-            cache = cache._replace(layers=tuple(write(kv, slots, *new) for kv, new in written))
-            logits = jnp.where(overflowed(cache)[:, None, None], jnp.nan, logits)
+            layers = zip(cache.layers, chunks, strict=True)
+            cache = cache._replace(layers=tuple(_remembered(*pair, slots) for pair in layers))
+            logits = jnp.where(unreadable(cache)[:, None, None], jnp.nan, logits)
         return Output(logits, hidden, cache)
 
 
 def by_layer(
     config: TransformerConfig, cache: Cache | int | None
-) -> tuple[tuple[KV, ...] | None, ...]:
-    """For each layer of the pattern its keys and values, own part first, then the prefixes.
+) -> tuple[tuple[KV | State, ...] | None, ...]:
+    """For each layer of the pattern its state, or keys and values, own part first, then prefixes.
 
     Without a cache None, and nothing at the start of one.
     """
     if cache is None or isinstance(cache, int):
         return (None if cache is None else (),) * len(config.pattern)
-    return tuple(zip(*(part.layers for part in parts(cache)), strict=True))
+    by_position = zip(*(part.layers for part in parts(cache)), strict=True)
+    return tuple(of if isinstance(of[0], KV) else of[:1] for of in by_position)
+
+
+def _remembered(old: KV | State, new: KV | State, slots: Int[Array, "b l"]) -> KV | State:
+    """A layer's part of the cache, with what the tokens added to it."""
+    if isinstance(old, KV):
+        # Once, after the scan: written within it, the whole cache would be copied each time.
+        return write(old, slots, *new)
+    return jax.tree.map(lambda a, b: b.astype(a.dtype), old, new)
 
 
 def read_context(

@@ -75,12 +75,12 @@ def hybrid_attention(
       window_factor: g of each head, used as it is (LoLCATs learns its logit).
       linear_factor: l of each head; 1 in LoLCATs, or 1 - g.
       window: terrace: tokens per block; sliding: keys that a query sees, its own included.
-      kind: "terrace": blocks begin at the first token, a query sees its own block and the one
+      kind: "terrace": blocks begin at the first token, and a query sees its own block and the one
         before it; "sliding": the last `window` keys.
       scale: of the softmax scores; None: 1 / sqrt(d).
       eps: added to the denominator; needed only where a window factor may be 0.
-      segment_ids: tokens see only their own segment, whose tokens must be neighbours. Blocks still
-        begin at the first token of the row.
+      segment_ids: tokens see only their own segment, whose tokens must be neighbours and whose
+        first one begins a block, so that a document reads the same wherever it is packed.
       lengths: how many tokens of each row are real, the rest being padding at the end whose outputs
         mean nothing and which the state leaves out, whatever they hold; None: all.
       initial_state: what an earlier call returned; the tokens here follow those read there.

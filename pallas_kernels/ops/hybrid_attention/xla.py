@@ -41,9 +41,10 @@ def quadratic(
     Source: arXiv 2410.10254, Equation 7; the blocks of a terrace begin at the first token.
     """
     t, ids = _by_head(x), _ids(x, segment_ids)
-    index = jnp.arange(ids.shape[1])
+    index = _index(ids)
     same = ids[:, :, None] == ids[:, None, :]
-    near, far = ((m[None] & same)[:, None] for m in _masks(index[:, None], index[None, :], rule))
+    masks = _masks(index[:, :, None], index[:, None, :], rule)
+    near, far = ((m & same)[:, None] for m in masks)
     weights = _near_weights(t.q, t.k, near, t.window_factor, rule)
     weights += jnp.where(far, _far_weights(t.phi_q, t.phi_k, t.linear_factor), 0)
     carried = _far_weights(t.phi_q, t.state.mT, t.linear_factor)
@@ -57,7 +58,9 @@ def chunked(
 
     Equal segment ids must be neighbours. Source: arXiv 2410.10254, Appendix C.2; sliding: derived.
     """
-    length, width = x.q.shape[1], rule.window * max(1, _CHUNK // rule.window)
+    # A terrace within a segment may begin anywhere, and so reach back two windows from any token.
+    reach = rule.window * (2 if rule.kind == "terrace" and segment_ids is not None else 1)
+    length, width = x.q.shape[1], reach * max(1, _CHUNK // reach)
     blocks = -(-length // width)
 
     def cut(a):  # the axis before the last, in blocks; the last block is filled up with zeros
@@ -66,11 +69,12 @@ def chunked(
 
     t = _by_head(x)
     ids = cut(_ids(x, segment_ids)[..., None])
+    index = _index(ids.reshape(ids.shape[0], -1)).reshape(ids.shape)
     q, k, v, phi_q, phi_k = (cut(a) for a in t[:5])
-    own = jnp.arange(blocks * width).reshape(blocks, width, 1)
-    both = jnp.concatenate([own - width, own], axis=1)  # < 0: the block before the first
-    same = (ids == _with_previous(ids).mT) & (both >= 0).mT[None]
-    near, far = ((m[None] & same)[:, None] for m in _masks(own, both.mT, rule))
+    same = ids == _with_previous(ids).mT
+    same = same.at[:, 0, :, :width].set(False)  # there is no block before the first
+    masks = _masks(index, _with_previous(index).mT, rule)
+    near, far = ((m & same)[:, None] for m in masks)
     weights = _near_weights(q, _with_previous(k), near, t.window_factor, rule)
     if rule.kind == "sliding" or width > rule.window:  # else two blocks are just the window
         linear = _far_weights(phi_q, _with_previous(phi_k), t.linear_factor)
@@ -135,6 +139,13 @@ def _by_head(x: Operands) -> _Heads:
 def _ids(x: Operands, segment_ids: Int[Array, "b l"] | None) -> Int[Array, "b l"]:
     """One segment where none are given; its batch axis of 1 stands for every row."""
     return jnp.zeros((1, x.q.shape[1]), jnp.int32) if segment_ids is None else segment_ids
+
+
+def _index(ids: Int[Array, "b l"]) -> Int[Array, "b l"]:
+    """Each token's place in its segment."""
+    place = jnp.arange(ids.shape[1])[None, :]
+    begins = jnp.concatenate([jnp.ones_like(ids[:, :1], bool), ids[:, 1:] != ids[:, :-1]], axis=1)
+    return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
 
 
 def _masks(
