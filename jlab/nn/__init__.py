@@ -21,7 +21,13 @@ and `fork` continues one prompt in several ways while storing it once.
 """
 
 from jlab.nn.cache import Cache, fork, init_cache, take
-from jlab.nn.config import FeatureMapConfig, LayerConfig, RopeConfig, TransformerConfig
+from jlab.nn.config import (
+    FeatureMapConfig,
+    LayerConfig,
+    RopeConfig,
+    TransferConfig,
+    TransformerConfig,
+)
 from jlab.nn.count import count_params, flops_per_token
 from jlab.nn.families import llama, mistral, neox, qwen2
 from jlab.nn.losses import cross_entropy
@@ -34,6 +40,7 @@ __all__ = [
     "LayerConfig",
     "Output",
     "RopeConfig",
+    "TransferConfig",
     "Transformer",
     "TransformerConfig",
     "apply_layer",

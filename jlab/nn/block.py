@@ -47,7 +47,9 @@ class Attention(nn.Module):
         if layer.attention == "softmax":
             out, own = self._softmax(q, k, v, context, cached)
         else:
-            over = LinearizedAttention(layer, _implementation(self.config), name="linearized")
+            over = LinearizedAttention(
+                layer, _implementation(self.config), self.config.transfer, name="linearized"
+            )
             out, own = over(q, k, v, context.queries.segment_ids, cached)
         out = out.reshape(*x.shape[:2], layer.heads * layer.head_dim)
         std = residual_std(self.config)
@@ -176,7 +178,7 @@ def scanned_blocks(config: TransformerConfig) -> type[nn.Module]:
     body = nn.remat(Period, prevent_cse=False, policy=None if config.remat else policy)
     return nn.scan(
         body,
-        variable_axes={"params": 0, "intermediates": 0},
+        variable_axes={"params": 0, "intermediates": 0, "transfer": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast),
         length=config.repeats,

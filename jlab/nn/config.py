@@ -17,6 +17,7 @@ _PREFIXES = {
     "RopeConfig": "rope",
     "FeatureMapConfig": "feature_map",
     "LayerConfig": "layer",
+    "TransferConfig": "transfer",
     "TransformerConfig": "model",
 }
 
@@ -175,6 +176,19 @@ class LayerConfig:
 
 
 @dataclass(frozen=True)
+class TransferConfig:
+    """Attention transfer: what linear and hybrid layers are to learn of softmax attention."""
+
+    weights: bool = False
+    """compare attention weights too, not only what is read: all pairs of tokens"""
+    rows: int = 128
+    """queries whose weights are in memory at a time"""
+
+    def __post_init__(self):
+        _positive(self, "rows")
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """A decoder: embedding, `repeats` times the `pattern` of layers, norm, output head."""
 
@@ -198,6 +212,9 @@ class TransformerConfig:
     """recompute whole periods in the backward pass: less memory, about a third more compute"""
     implementation: Literal["auto", "mosaic_gpu", "triton", "xla"] = "auto"
     """who computes attention; auto: the fastest that one device allows, xla on several"""
+    transfer: TransferConfig | None = None
+    """linear and hybrid layers pass softmax attention on, and sow into the collection `transfer`
+    how far their own is from it; no gradient then leaves a layer"""
 
     def __post_init__(self):
         sized = self.vocab_size is None or self.vocab_size > 0

@@ -11,10 +11,11 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jlab.nn.cache import PADDING, State
-from jlab.nn.config import LayerConfig
+from jlab.nn.config import LayerConfig, TransferConfig
 from jlab.nn.feature_maps import adapter_map, feature_map, identity_maps
 from jlab.nn.linear_attention import linear_attention
-from pallas_kernels import HybridState, hybrid_attention
+from jlab.nn.transfer import Linearized, output_error, weight_error
+from pallas_kernels import HybridState, attention, hybrid_attention
 
 # sigmoid(WINDOW_LOGIT) = 0.1 is where the window factor starts. Source: the released configs.
 WINDOW_LOGIT = math.log(0.1 / 0.9)
@@ -35,14 +36,14 @@ class FeatureMap(nn.Module):
         if spec.learned == "adapter":
             # Zero on the way out alone: with both at zero the maps would never learn.
             inner = nn.initializers.variance_scaling(2.0, "fan_in", "uniform", batch_axis=(0,))
-            w_in = self.param("kernel_in", inner, (heads, dim, spec.features))
+            w_in = self.param("map_in", inner, (heads, dim, spec.features))
             bias_in = self.param("bias_in", zeros, (heads, spec.features))
-            w_out = self.param("kernel", zeros, (heads, spec.features, dim))
+            w_out = self.param("map", zeros, (heads, spec.features, dim))
             bias_out = self.param("bias", zeros, (heads, dim))
             return adapter_map(x, w_in, bias_in, w_out, bias_out, spec.kind)
         shape = (heads, dim, spec.features)
         start = zeros if spec.skip else lambda key, shape: jnp.asarray(identity_maps(*shape))
-        w = self.param("kernel", start, shape)
+        w = self.param("map", start, shape)
         bias = self.param("bias", zeros, (heads,)) if spec.bias else None
         return feature_map(x, w, spec.kind, bias=bias, skip=spec.skip)
 
@@ -52,6 +53,7 @@ class LinearizedAttention(nn.Module):
 
     layer: LayerConfig
     implementation: str | None
+    transfer: TransferConfig | None = None
 
     @nn.compact
     def __call__(
@@ -64,6 +66,8 @@ class LinearizedAttention(nn.Module):
     ) -> tuple[Float[Array, "b l heads dim"], State | None]:
         """What the tokens read; with a cache, also the state after them."""
         layer = self.layer
+        if self.transfer is not None:
+            q, k, v = jax.lax.stop_gradient((q, k, v))
         # Each query head has its own map of the key that it shares.
         shared = jnp.repeat(k, layer.heads // layer.kv_heads, axis=2)
         map_q = FeatureMap(layer, name="feature_map_q")
@@ -75,16 +79,37 @@ class LinearizedAttention(nn.Module):
         settings |= {"initial_state": state, "return_state": cached is not None}
         if layer.attention == "linear":
             out = linear_attention(phi_q, phi_k, v, mask=real, **settings)
-            return out if cached is not None else (out, None)
+            if cached is not None:
+                return out
+            x = Linearized(q, shared, phi_q, phi_k, None, None)
+            return self._taught(out, x, k, v, segment_ids), None
         settings |= {"window": layer.window, "kind": layer.attention.removeprefix("hybrid_")}
         settings |= {"implementation": self.implementation}
         logit = self.param("window_factor", nn.initializers.constant(WINDOW_LOGIT), (layer.heads,))
         near = jax.nn.sigmoid(logit)
         factors = (near, 1 - near if layer.affine else jnp.ones_like(near))
         arrays = (q, k, v, phi_q.astype(q.dtype), phi_k.astype(q.dtype))
-        if cached is None:
-            return hybrid_attention(*arrays, *factors, **settings), None
-        return _resumed(arrays, factors, real, settings)
+        if cached is not None:
+            return _resumed(arrays, factors, real, settings)
+        out = hybrid_attention(*arrays, *factors, **settings)
+        x = Linearized(q, shared, phi_q, phi_k, *factors)
+        return self._taught(out, x, k, v, segment_ids), None
+
+    def _taught(
+        self, out: Array, x: Linearized, k: Array, v: Array, segment_ids: Array | None
+    ) -> Float[Array, "b l heads dim"]:
+        """`out`; in attention transfer what softmax attention reads, and its distance sown."""
+        if self.transfer is None:
+            return out
+        taught = attention(
+            x.q, k, v, causal=True, segment_ids=segment_ids, implementation=self.implementation
+        )
+        found = output_error(out, taught, segment_ids)
+        if self.transfer.weights:
+            found |= weight_error(x, self.layer, segment_ids, self.transfer.rows)
+        for name, value in found.items():
+            self.sow("transfer", name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+        return taught
 
 
 def _resumed(
