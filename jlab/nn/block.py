@@ -33,10 +33,10 @@ class Attention(nn.Module):
         self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV, ...] | None
     ) -> tuple[Float[Array, "b l d"], KV | None]:
         """What the tokens read; with a cache, also their own keys and values, for the cache."""
-        layer = self.config.pattern[self.position]
+        layer, lora = self.config.pattern[self.position], self.config.lora
 
         def heads(name: str, count: int) -> Float[Array, "b l count head_dim"]:
-            y = Linear(count * layer.head_dim, layer.qkv_bias, name=name)(x)
+            y = Linear(count * layer.head_dim, layer.qkv_bias, lora=lora, name=name)(x)
             return y.reshape(*x.shape[:2], count, layer.head_dim)
 
         cos, sin = context.rope[self.position]
@@ -50,7 +50,7 @@ class Attention(nn.Module):
             out = merge([out, *outs], [lse, *lses])
         out = out.reshape(*x.shape[:2], layer.heads * layer.head_dim)
         std = residual_std(self.config)
-        return Linear(x.shape[-1], layer.out_bias, std, name="o_proj")(out), own
+        return Linear(x.shape[-1], layer.out_bias, std, lora=lora, name="o_proj")(out), own
 
     def _over_chunk(
         self, q: Array, k: Array, v: Array, context: Context
@@ -162,8 +162,8 @@ def scanned_blocks(config: TransformerConfig) -> type[nn.Module]:
     body = nn.remat(Period, prevent_cse=False, policy=None if config.remat else policy)
     return nn.scan(
         body,
-        variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True},
+        variable_axes={"params": 0, "intermediates": 0, "lora": 0},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast),
         length=config.repeats,
     )

@@ -65,7 +65,8 @@ class Transformer(nn.Module):
         if config.tied:
             logits = embed.attend(hidden)
         else:
-            logits = Linear(config.vocab_size, wide_out=True, name="lm_head")(hidden)
+            head = Linear(config.vocab_size, wide_out=True, lora=config.lora, name="lm_head")
+            logits = head(hidden)
         if cache is not None:
             # Once, after the scan: written within it, the whole cache would be copied each time.
             written = zip(cache.layers, chunks, strict=True)
