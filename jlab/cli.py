@@ -108,14 +108,17 @@ def parse_config(
     """
     import tyro
 
+    # A part that is None, such as `model.lora`, stays so: without this it would be a subcommand.
+    fixed = (tyro.conf.AvoidSubcommands,)
+    how = {"default": config, "prog": program, "config": fixed}
     if "--help" in arguments or "-h" in arguments:
         print(options.format_help() if options else "")
-        tyro.cli(type(config), args=["--help"], default=config, prog=program)
+        tyro.cli(type(config), args=["--help"], **how)
     check_flags(config, arguments, options)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(type(config), args=list(arguments), default=config, prog=program)
+            return tyro.cli(type(config), args=list(arguments), **how)
     except SystemExit:
         raise UsageError(_one_line(said.getvalue())) from None
 

@@ -3,7 +3,7 @@
 Llama, Mistral, Qwen2 and GPT-NeoX (Pythia), from safetensors only: nothing in a checkpoint can run
 code. Tensors are read one at a time straight into their type and place; what a model has that the
 transformer lacks is refused by name. The tokenizer of the same model is
-`jlab.data.folder_tokenizer(local_folder(source))`.
+`jlab.data.folder_tokenizer(local_folder(source))`. LoRA adapters go in and out as `peft` has them.
 
 >>> import tempfile, jax, jax.numpy as jnp
 >>> from jlab.nn import Transformer, llama
@@ -19,6 +19,8 @@ transformer lacks is refused by name. The tokenizer of the same model is
 
 from jlab.hub.chat import ChatTemplate, load_chat_template, stop_ids
 from jlab.hub.load import load_hf
+from jlab.hub.peft import load_adapter
+from jlab.hub.peft_save import save_adapter
 from jlab.hub.read_config import read_config
 from jlab.hub.save import save_hf
 from jlab.hub.source import local_folder
@@ -26,10 +28,12 @@ from jlab.hub.write_config import write_config
 
 __all__ = [
     "ChatTemplate",
+    "load_adapter",
     "load_chat_template",
     "load_hf",
     "local_folder",
     "read_config",
+    "save_adapter",
     "save_hf",
     "stop_ids",
     "write_config",

@@ -42,13 +42,18 @@ def weight_files(folder: Path) -> list[str]:
         return [SINGLE]
     if (folder / INDEX).is_file():
         return sorted(set(_weight_map(folder / INDEX).values()))
+    refuse_pickles(folder, f"{SINGLE}, or shards with {INDEX}, are")
+    raise FileNotFoundError(f"{folder}: neither {SINGLE} nor {INDEX}")
+
+
+def refuse_pickles(folder: Path, read: str) -> None:
+    """To be called where nothing that is read was found: says why a pickle is not."""
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
         raise ValueError(
             f"{folder / pickles[0]} is a pickle, which can run code when it is read:"
-            f" only {SINGLE}, or shards with {INDEX}, are read"
+            f" only {read} read"
         )
-    raise FileNotFoundError(f"{folder}: neither {SINGLE} nor {INDEX}")
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -59,7 +64,9 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     """
     stored: dict[str, Stored] = {}
     for file in weight_files(folder):
-        for name, tensor in _header(folder / file).items():
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder}: no {file}, which {INDEX} names")
+        for name, tensor in file_tensors(folder / file).items():
             if name in stored:
                 raise ValueError(f"{folder / file}: {name} is also in {stored[name].file.name}")
             stored[name] = tensor
@@ -68,6 +75,27 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
             if name not in stored or stored[name].file.name != file:
                 raise ValueError(f"{folder / file}: no tensor {name}, which {INDEX} puts there")
     return stored
+
+
+def file_tensors(path: Path) -> dict[str, Stored]:
+    """The tensors of one file by name; the library checks that they cover the file exactly.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent}: no {path.name}")
+    try:
+        with safe_open(path, framework="np", backend="pread") as file:
+            slices = {name: file.get_slice(name) for name in file.offset_keys()}
+            return {
+                name: Stored(path, part.get_dtype(), tuple(part.get_shape()))
+                for name, part in slices.items()
+            }
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def read_tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, np.ndarray]]:
@@ -112,23 +140,6 @@ def write_index(path: Path, files: Mapping[str, Sequence[str]], total: int) -> N
 def nbytes(dtype: np.dtype, shape: tuple[int, ...]) -> int:
     """Size of a tensor in bytes."""
     return dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-
-
-def _header(path: Path) -> dict[str, Stored]:
-    """The tensors of one file; the library checks that they cover the file exactly."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent}: no {path.name}, which {INDEX} names")
-    try:
-        with safe_open(path, framework="np", backend="pread") as file:
-            slices = {name: file.get_slice(name) for name in file.offset_keys()}
-            return {
-                name: Stored(path, part.get_dtype(), tuple(part.get_shape()))
-                for name, part in slices.items()
-            }
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def _weight_map(path: Path) -> dict[str, str]:

@@ -65,7 +65,7 @@ def save_hf(
     """
     directory, flat = Path(directory), flatten_dict(dict(params))
     shapes = tensors.param_shapes(config)
-    _check(flat, shapes)
+    check_leaves("params", flat, shapes)
     base = None if base is None else local_folder(base)
     lent = {} if base is None else read_json(base / "config.json")
     written = write_config(config, lent.get("model_type"))
@@ -85,31 +85,34 @@ def save_hf(
     (directory / "config.json").write_text(json.dumps(saved, indent=2) + "\n")
 
 
+def check_leaves(
+    what: str,
+    flat: Mapping[tensors.Keys, Any],
+    shapes: Mapping[tensors.Keys, jax.ShapeDtypeStruct],
+) -> None:
+    """Refuses, by name, leaves that are missing, too many, or of a shape or type not written."""
+    odd = sorted(set(flat) ^ set(shapes))
+    if odd:
+        wrong = "is missing" if odd[0] in shapes else "is no parameter of this config"
+        raise ValueError(f"{what}: {'/'.join(odd[0])} {wrong}")
+    for path, leaf in flat.items():
+        if leaf.shape != shapes[path].shape:
+            raise ValueError(
+                f"{what}: {'/'.join(path)} must have shape {shapes[path].shape}; got {leaf.shape}"
+            )
+        if leaf.dtype not in DTYPES.values():
+            allowed = ", ".join(dtype.name for dtype in DTYPES.values())
+            raise ValueError(
+                f"{what}: {'/'.join(path)} must be of type {allowed}; got {leaf.dtype.name}"
+            )
+
+
 def _length(config: TransformerConfig) -> dict[str, int]:
     """The context length, where the config says something of it."""
     rope = config.pattern[0].rope
     if rope.scaling != "llama3":
         return {}
     return {"max_position_embeddings": int(rope.original_length * rope.factor)}
-
-
-def _check(
-    flat: Mapping[tensors.Keys, Any], shapes: Mapping[tensors.Keys, jax.ShapeDtypeStruct]
-) -> None:
-    odd = sorted(set(flat) ^ set(shapes))
-    if odd:
-        what = "is missing" if odd[0] in shapes else "is no parameter of this config"
-        raise ValueError(f"params: {'/'.join(odd[0])} {what}")
-    for path, leaf in flat.items():
-        if leaf.shape != shapes[path].shape:
-            raise ValueError(
-                f"params: {'/'.join(path)} must have shape {shapes[path].shape}; got {leaf.shape}"
-            )
-        if leaf.dtype not in DTYPES.values():
-            allowed = ", ".join(dtype.name for dtype in DTYPES.values())
-            raise ValueError(
-                f"params: {'/'.join(path)} must be of type {allowed}; got {leaf.dtype.name}"
-            )
 
 
 def _make_room(directory: Path) -> None:

@@ -1,7 +1,8 @@
 """A `TransformerConfig` as the fields of a `config.json`, in the spelling of `transformers` 4.
 
 Version 5 reads that spelling as well. A config that no released family can express is refused by
-name; fields of ours that only say how to run (`dtype`, `remat`, `implementation`) are not written.
+name; fields of ours that only say how to run (`dtype`, `remat`, `implementation`) and
+the adapters (`lora`) are not written.
 """
 
 from collections.abc import Iterator

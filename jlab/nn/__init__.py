@@ -3,7 +3,8 @@
 A config is a `pattern` of layers run `repeats` times. Parameters lie under `blocks/<i>` with a
 leading axis `repeats` and the depth is one scan. `get_layer`, `set_layer`, `restack` and
 `apply_layer` serve methods that work on single layers; a `Cache` carries the tokens read so far,
-and `fork` continues one prompt in several ways while storing it once.
+and `fork` continues one prompt in several ways while storing it once. LoRA adapters are variables
+beside the parameters (`jlab.nn.lora`).
 
 >>> import jax, jax.numpy as jnp
 >>> layer = LayerConfig(heads=2, kv_heads=1, head_dim=8, d_ff=32)
@@ -24,12 +25,14 @@ from jlab.nn.cache import Cache, fork, init_cache, take
 from jlab.nn.config import (
     FeatureMapConfig,
     LayerConfig,
+    LoRASpec,
     RopeConfig,
     TransferConfig,
     TransformerConfig,
 )
 from jlab.nn.count import count_params, flops_per_token
 from jlab.nn.families import llama, mistral, neox, qwen2
+from jlab.nn.lora import lora_init, lora_merge, lora_unmerge
 from jlab.nn.losses import cross_entropy
 from jlab.nn.surgery import apply_layer, get_layer, restack, set_layer, unstacked_names
 from jlab.nn.transformer import Output, Transformer
@@ -38,6 +41,7 @@ __all__ = [
     "Cache",
     "FeatureMapConfig",
     "LayerConfig",
+    "LoRASpec",
     "Output",
     "RopeConfig",
     "TransferConfig",
@@ -51,6 +55,9 @@ __all__ = [
     "get_layer",
     "init_cache",
     "llama",
+    "lora_init",
+    "lora_merge",
+    "lora_unmerge",
     "mistral",
     "neox",
     "qwen2",

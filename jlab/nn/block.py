@@ -34,10 +34,10 @@ class Attention(nn.Module):
         self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV | State, ...] | None
     ) -> tuple[Float[Array, "b l d"], KV | State | None]:
         """What the tokens read; with a cache, also what it has to remember of them."""
-        layer = self.config.pattern[self.position]
+        layer, lora = self.config.pattern[self.position], self.config.lora
 
         def heads(name: str, count: int) -> Float[Array, "b l count head_dim"]:
-            y = Linear(count * layer.head_dim, layer.qkv_bias, name=name)(x)
+            y = Linear(count * layer.head_dim, layer.qkv_bias, lora=lora, name=name)(x)
             return y.reshape(*x.shape[:2], count, layer.head_dim)
 
         cos, sin = context.rope[self.position]
@@ -53,7 +53,7 @@ class Attention(nn.Module):
             out, own = over(q, k, v, context.queries.segment_ids, cached)
         out = out.reshape(*x.shape[:2], layer.heads * layer.head_dim)
         std = residual_std(self.config)
-        return Linear(x.shape[-1], layer.out_bias, std, name="o_proj")(out), own
+        return Linear(x.shape[-1], layer.out_bias, std, lora=lora, name="o_proj")(out), own
 
     def _softmax(
         self, q: Array, k: Array, v: Array, context: Context, cached: tuple[KV, ...] | None
@@ -178,8 +178,8 @@ def scanned_blocks(config: TransformerConfig) -> type[nn.Module]:
     body = nn.remat(Period, prevent_cse=False, policy=None if config.remat else policy)
     return nn.scan(
         body,
-        variable_axes={"params": 0, "intermediates": 0, "transfer": 0},
-        split_rngs={"params": True},
+        variable_axes={"params": 0, "intermediates": 0, "transfer": 0, "lora": 0},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast),
         length=config.repeats,
     )

@@ -4,6 +4,7 @@ A model is a `pattern` of layers run `repeats` times. A stack of equal layers is
 an irregular stack is a full-length pattern with `repeats=1`.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +18,7 @@ _PREFIXES = {
     "RopeConfig": "rope",
     "FeatureMapConfig": "feature_map",
     "LayerConfig": "layer",
+    "LoRASpec": "lora",
     "TransferConfig": "transfer",
     "TransformerConfig": "model",
 }
@@ -189,6 +191,49 @@ class TransferConfig:
 
 
 @dataclass(frozen=True)
+class LoRASpec:
+    """Which linear maps have an adapter of low rank, and of what size (`jlab.nn.lora`)."""
+
+    rank: int = 8
+    """inner width of an adapter"""
+    alpha: float = 16.0
+    """what an adapter adds is multiplied by alpha / rank"""
+    dropout: float = 0.0
+    """share of an adapter's inputs that is zeroed in training, in [0, 1)"""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """regular expressions for names such as `layers.3.attn.q_proj`, or for their last parts"""
+
+    def __post_init__(self):
+        _positive(self, "rank", "alpha")
+        _require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "in [0, 1)")
+        some = isinstance(self.targets, tuple) and len(self.targets) > 0
+        _require(some, "lora.targets", self.targets, "a tuple of at least one regular expression")
+        for target in self.targets:
+            _require(_is_pattern(target), "lora.targets", target, "regular expressions")
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's output is multiplied by."""
+        return self.alpha / self.rank
+
+    def takes(self, name: str) -> bool:
+        """Whether a linear map of this name, such as `layers.3.attn.q_proj`, has an adapter."""
+        return any(matches(target, name) for target in self.targets)
+
+
+def matches(target: str, name: str) -> bool:
+    """Whether a pattern fits the whole dotted name, or all of it that follows some dot."""
+    return re.fullmatch(rf"(.*\.)?(?:{target})", name) is not None
+
+
+def _is_pattern(target: object) -> bool:
+    try:
+        return isinstance(target, str) and bool(re.compile(target))
+    except re.error:
+        return False
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """A decoder: embedding, `repeats` times the `pattern` of layers, norm, output head."""
 
@@ -212,6 +257,8 @@ class TransformerConfig:
     """recompute whole periods in the backward pass: less memory, about a third more compute"""
     implementation: Literal["auto", "mosaic_gpu", "triton", "xla"] = "auto"
     """who computes attention; auto: the fastest that one device allows, xla on several"""
+    lora: LoRASpec | None = None
+    """adapters that variables of the collection `lora` hold; without those it changes nothing"""
     transfer: TransferConfig | None = None
     """linear and hybrid layers pass softmax attention on, and sow into the collection `transfer`
     how far their own is from it; no gradient then leaves a layer"""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jlab.nn.config import LayerConfig, TransformerConfig
+from jlab.nn.config import LayerConfig, LoRASpec, TransformerConfig
 
 INIT_STD = 0.02  # Source: GPT-2 (Radford et al. 2019) and its released code
 _ACTIVATIONS = {
@@ -46,12 +46,16 @@ def matmul(
 
 
 class Linear(nn.Module):
-    """The linear map of every projection: `x @ kernel + bias` in the type of `x`."""
+    """The linear map of every projection: `x @ kernel + bias` in the type of `x`.
+
+    Variables `a` and `b` of the collection `lora` add `scale * (x @ a) @ b` (see `jlab.nn.lora`).
+    """
 
     features: int
     bias: bool = False
     std: float = INIT_STD
     wide_out: bool = False  # the result in at least float32: logits
+    lora: LoRASpec | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l inputs"]) -> Float[Array, "b l features"]:
@@ -63,7 +67,27 @@ class Linear(nn.Module):
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(out_type)[None, None, :]
+        if self.has_variable("lora", "a"):
+            y = y + self._adapter(x, out_type)
         return y
+
+    def _adapter(
+        self, x: Float[Array, "b l inputs"], out_type: jnp.dtype
+    ) -> Float[Array, "b l features"]:
+        """What the adapter adds. Source: Hu et al. 2021, arXiv 2106.09685, Equation 3."""
+        if self.lora is None:
+            raise ValueError("model.lora must be set where a collection lora is given; got None")
+        a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
+        shapes = (x.shape[-1], self.lora.rank), (self.lora.rank, self.features)
+        if (a.shape, b.shape) != shapes:
+            raise ValueError(
+                f"lora {'.'.join(self.path)}: a and b must have shapes {shapes[0]} and {shapes[1]}"
+                f" at lora.rank = {self.lora.rank}; got {a.shape} and {b.shape}"
+            )
+        # Without a key for it there is no dropout: scoring and decoding give none.
+        dropout = nn.Dropout(self.lora.dropout, deterministic=not self.has_rng("dropout"))
+        inner = matmul(dropout(x), a.astype(x.dtype), x.dtype)
+        return self.lora.scale * matmul(inner, b.astype(x.dtype), out_type)
 
 
 class Embed(nn.Module):
@@ -116,10 +140,11 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         """The map applied to every token."""
         layer, act = self.layer, _ACTIVATIONS[self.layer.activation]
-        y = Linear(layer.d_ff, layer.mlp_bias, name="up_proj")(x)
+        lora = self.config.lora
+        y = Linear(layer.d_ff, layer.mlp_bias, lora=lora, name="up_proj")(x)
         if layer.gated:
-            y = act(Linear(layer.d_ff, layer.mlp_bias, name="gate_proj")(x)) * y
+            y = act(Linear(layer.d_ff, layer.mlp_bias, lora=lora, name="gate_proj")(x)) * y
         else:
             y = act(y)
         std = residual_std(self.config)
-        return Linear(x.shape[-1], layer.mlp_bias, std, name="down_proj")(y)
+        return Linear(x.shape[-1], layer.mlp_bias, std, lora=lora, name="down_proj")(y)

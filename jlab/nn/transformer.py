@@ -76,7 +76,8 @@ class Transformer(nn.Module):
         if config.tied:
             logits = embed.attend(hidden)
         else:
-            logits = Linear(config.vocab_size, wide_out=True, name="lm_head")(hidden)
+            head = Linear(config.vocab_size, wide_out=True, lora=config.lora, name="lm_head")
+            logits = head(hidden)
         if cache is not None:
             layers = zip(cache.layers, chunks, strict=True)
             cache = cache._replace(layers=tuple(_remembered(*pair, slots) for pair in layers))

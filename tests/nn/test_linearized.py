@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jlab.nn import FeatureMapConfig, TransformerConfig, count_params, fork, init_cache
+from jlab.nn import FeatureMapConfig, Transformer, TransformerConfig, count_params, fork, init_cache
 from jlab.nn.generate import generate
 from tests.nn.models import CONFIG, random_params, random_tokens, run
 
