@@ -55,6 +55,7 @@ bench: install
 	$(PY) -m benchmarks.mixing
 	$(PY) -m benchmarks.linear_attention
 	$(PY) -m benchmarks.sampling
+	$(PY) -m benchmarks.linearize
 
 clean:
 	rm -rf $(VENV) .venv-3.12 .aot-*

@@ -33,6 +33,9 @@ def write_config(config: TransformerConfig, family: str | None = None) -> dict[s
     """
     if config.vocab_size is None:
         raise ValueError("model.vocab_size must be set before the model is saved; got None")
+    for layer in config.pattern:
+        if layer.attention != "softmax":
+            raise ValueError(f"layer.attention must be softmax to be saved; got {layer.attention}")
     layers = [config.pattern[n % len(config.pattern)] for n in range(config.layers)]
     layer, windows = layers[0], [layer.window for layer in layers]
     _check_alike(layers)
