@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pallas_kernels import attention
+from pallas_kernels.ops.attention import xla
 from tests.pallas_kernels.ops.attention_by_definition import by_definition, drawn, error
 
 # Sums of up to 300 float32 products, and their gradients: 1e-6 of the largest value.
@@ -63,6 +64,21 @@ def test_segments_are_the_definition(length, longest, causal, seed):
     starts = rng.random((2, length)) < 1 / longest
     ids = (np.cumsum(starts, 1) * 7 % 5).astype(np.int32)
     check(arrays, (ids, np.where(ids == 3, -1, ids)), causal=causal)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("placed", [False, True])
+def test_a_long_block_is_read_in_pieces(monkeypatch, window, placed):
+    """Whole pieces and a shorter one; with positions all queries are one block."""
+    monkeypatch.setattr(xla, "_MOST", 24)
+    arrays = drawn(2, 130, 130, 2, 1, 6)
+    ids = (np.arange(130) // 70)[None].repeat(2, 0)
+    place = jnp.arange(130)[None].repeat(2, 0) if placed else None
+    found = jax.jit(functools.partial(both_passes, causal=True, window=window, positions=place))
+    expected = by_definition(*arrays, segment_ids=ids, causal=True, window=window)
+    names = ("out", "lse", "dq", "dk", "dv")
+    for name, x, theirs in zip(names, found(*arrays, ids, ids), expected, strict=True):
+        assert error(x, theirs) <= FLOAT32, name
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
