@@ -89,8 +89,8 @@ def _run(
     root = runs / name
     path = folder or root / f"{claim_number(root):03d}"
     settings = _settings(config, task, model)
-    with open_store(path / "samples", settings) as samples:
-        out = Run(path, name)
+    out = Run(path, name)
+    with out.locked(), open_store(path / "samples", settings) as samples:
         out.write_config(
             {"evaluation": name, "config": to_dict(config), "environment": environment()}
         )

@@ -16,6 +16,7 @@ from evals.gsm8k import Config, DataConfig, judge, prepare, prompt
 from evals.sampled_config import Task
 from jlab.jobs import open_store
 from jlab.sampling import gsm8k, gsm8k_subset
+from jlab.training.run import Run
 from jlab.training.signals import Interrupted
 from tests.cli.commands import assert_one_line, parts, run, start
 from tests.cli.sampled import SUMS, rows_of, word_model, write_rows
@@ -122,6 +123,15 @@ def test_what_decides_the_samples_may_not_change_in_a_run(finished, call, monkey
         code, _, err = call(evaluate, "gsm8k", "--resume", *words.split())
         assert code == 2
         assert says in err.splitlines()[-1]
+
+
+def test_a_run_that_another_process_works_in_is_refused(finished, call, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    with Run("runs/gsm8k/001").locked():
+        code, out, err = call(evaluate, "gsm8k", "--resume")
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last == "error: runs/gsm8k/001 is in use: another process runs in it"
 
 
 @pytest.mark.slow
