@@ -105,6 +105,7 @@ def judge(config: Config, task: Task, samples: "Store", folder: Path) -> list[Ve
             samples,
             outcomes,
             program,
+            names=by_name,
             limits=config.limits(),
             require=config.require,
             workers=config.workers,

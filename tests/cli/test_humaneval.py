@@ -61,6 +61,20 @@ def test_the_command_end_to_end(files, cache):
     assert all(set(facts["sandbox"]["layers"]) <= set(row["layers"]) for row in outcomes)
 
 
+def test_a_run_may_go_on_with_fewer_tasks(files, call, monkeypatch):
+    """The samples of the others stay in the store, and are neither run nor counted."""
+    monkeypatch.chdir(files)
+    code, _, err = call(evaluate, *JOB.split(), "--n-samples", "2")
+    assert code == 0, err
+    code, _, err = call(evaluate, "humaneval", "--resume", "--problems", "1")
+    assert code == 0, err
+    folder = files / "runs" / "humaneval" / "001"
+    said = json.loads((folder / "summary.json").read_text())
+    assert [problem["problem"] for problem in said["problems"]] == [TASKS[0]["task_id"]]
+    assert said["drawn"]["samples"] == sum(said["facts"]["tests"]["ends"].values()) == 2
+    assert len(rows_of(folder / "samples")) == 4
+
+
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wrong")
