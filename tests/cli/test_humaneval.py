@@ -82,6 +82,8 @@ def wrong(tmp_path_factory):
     write_rows(folder / "tasks.jsonl", TASKS)
     write_rows(folder / "twice.jsonl", [TASKS[0], TASKS[0]])
     write_rows(folder / "name.jsonl", [{**TASKS[0], "entry_point": "f(); g"}])
+    write_rows(folder / "open.jsonl", [TASKS[0], {**TASKS[1], "test": "def check(f:\n"}])
+    write_rows(folder / "prompt.jsonl", [{**TASKS[0], "prompt": "def f(x:\n"}])
     write_rows(folder / "tests.jsonl", [{**TASKS[0], "test": None}])
     return folder
 
@@ -95,6 +97,16 @@ WRONG = [
     ("no tasks", "model --problems 0", "problems must be >= 1; got 0"),
     ("a task twice", "model --data.path twice.jsonl", "twice.jsonl:2", "'Made/successor' is there"),
     ("no tests", "model --data.path tests.jsonl", "tests.jsonl:1: field 'test' must be a text"),
+    (
+        "tests that do not compile",
+        "model --data.path open.jsonl",
+        "open.jsonl:2: field 'test' must be valid Python; got '(' was never closed",
+    ),
+    (
+        "a prompt that does not compile",
+        "model --data.path prompt.jsonl",
+        "prompt.jsonl:1: field 'prompt' must be valid Python; got '(' was never closed",
+    ),
     ("no name", "model --data.path name.jsonl", "entry_point must be a name; got 'f(); g'"),
 ]
 
