@@ -9,6 +9,7 @@ Sampler and stop strings: Chen et al., "Evaluating Large Language Models Trained
 2107.03374, Sections 2.1, 3.2 and 3.3 (temperature 0.8 for k = 100, top-p 0.95; 200 samples there).
 """
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -105,6 +106,7 @@ def judge(config: Config, task: Task, samples: "Store", folder: Path) -> list[Ve
             samples,
             outcomes,
             program,
+            names=by_name,
             limits=config.limits(),
             require=config.require,
             workers=config.workers,
@@ -130,3 +132,22 @@ def _check(rows: list, tasks: list[dict]) -> None:
         if not task["entry_point"].isidentifier():
             name = task["entry_point"]
             raise ValueError(f"data.path: {row.where}: entry_point must be a name; got {name!r}")
+        for part, test in (("prompt", "pass"), ("test", task["test"])):
+            if reason := _not_python(task["prompt"], test, task["entry_point"]):
+                raise ValueError(
+                    f"data.path: {row.where}: field {part!r} must be valid Python; got {reason}"
+                )
+
+
+def _not_python(prompt: str, test: str, entry_point: str) -> str | None:
+    """What the compiler says against the tests that the sandbox will be given."""
+    from jlab.jobs import humaneval_program
+
+    tests = humaneval_program(prompt, "", test, entry_point).tests
+    with warnings.catch_warnings():  # about strings such as "\d", which are no error
+        warnings.simplefilter("ignore")
+        try:
+            compile(tests, "tests.py", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            return getattr(error, "msg", str(error))
+    return None

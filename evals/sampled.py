@@ -40,6 +40,11 @@ def main(module: ModuleType, name: str, words: Sequence[str]) -> int:
         raise UsageError(f"--resume: {folder} is a run of {saved['evaluation']!r}, not of {name!r}")
     base = overwrite(module.Config(), saved.get("config", {}))
     config = parse_config(base, rest, program, parser)
+    if folder is not None and config.n_samples < base.n_samples:
+        raise UsageError(
+            f"n_samples must be >= {base.n_samples}, which {folder} has or was to have;"
+            f" got {config.n_samples}"
+        )
     return _run(module, name, config, folder, Path(options.runs_dir))
 
 
@@ -89,8 +94,8 @@ def _run(
     root = runs / name
     path = folder or root / f"{claim_number(root):03d}"
     settings = _settings(config, task, model)
-    with open_store(path / "samples", settings) as samples:
-        out = Run(path, name)
+    out = Run(path, name)
+    with out.locked(), open_store(path / "samples", settings) as samples:
         out.write_config(
             {"evaluation": name, "config": to_dict(config), "environment": environment()}
         )

@@ -8,6 +8,8 @@ from evals.model import Dtype
 if TYPE_CHECKING:
     from jlab.sampling import Graded, SamplingConfig
 
+_LARGEST_SEED = 2**32 - 1  # JAX takes the lower 32 bits: above it a seed is another one again
+
 
 @dataclass(frozen=True)
 class SampledConfig:
@@ -42,8 +44,8 @@ class SampledConfig:
         for name in ("n_samples", "batch", "tensor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0; got {self.seed}")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise ValueError(f"seed must be in [0, {_LARGEST_SEED}]; got {self.seed}")
         self.sampling()  # which has rules of its own
 
     def sampling(self, stop_tokens: tuple[int, ...] = ()) -> "SamplingConfig":

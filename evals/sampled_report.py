@@ -1,5 +1,6 @@
 """The end of an evaluation by sampling: each grader's coverage report, and what joins them."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ def report(
         texts.append(_coverage(config, task, folder, its))
         summaries[its.grader] = read_json(folder / "summary.json")
     notes = [f"{its.grader}: {its.note}\n" for its in verdicts if its.note]
-    drawn = _drawn(samples)
+    drawn = _drawn(samples, task.names)
     blocks = [texts[0], "## Graders\n", _table(summaries), *notes, "## Samples\n", _said(drawn)]
     text = "\n".join(blocks)
     first = next(iter(summaries.values()))
@@ -68,11 +69,12 @@ def _table(summaries: dict[str, dict]) -> str:
     return markdown_table(head, rows)
 
 
-def _drawn(samples: "Store") -> dict:
-    """What can be said of the samples before any grading."""
+def _drawn(samples: "Store", names: Collection[str]) -> dict:
+    """What can be said of these problems' samples before any grading."""
     count = tokens = cut = 0
     logprob = 0.0
-    for _, row in samples.rows():
+    wanted = set(names)
+    for row in (row for _, row in samples.rows() if row["problem"] in wanted):
         count, tokens, cut = count + 1, tokens + row["tokens"], cut + (row["end"] == "length")
         logprob += row["logprob"]
     return {"samples": count, "tokens": tokens, "cut": cut, "logprob": logprob}

@@ -1,12 +1,9 @@
 """Run a recipe over its seeds in a numbered folder, and tell what came of it."""
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,7 +47,7 @@ def train(recipe: ModuleType, config: Any, record: dict, root: Path, folder: Pat
     seeds = record["seeds"]
     parts = {seed: out if len(seeds) == 1 else out.child(f"seed-{seed}") for seed in seeds}
     command = f"python -m train {record['preset']} --resume {shlex.quote(str(out.path))}"
-    with _locked(out):
+    with out.locked():
         code = _run_seeds(recipe, config, inputs, parts, command)
         if out.writes:
             try:
@@ -70,20 +67,6 @@ def _tell_results(
     print(text)
     results = {str(seed): part.result() for seed, part in parts.items()}
     out.write_summary({"seeds": results, **meter.totals()}, text)
-
-
-@contextlib.contextmanager
-def _locked(out: Run) -> Iterator[None]:
-    """Keep the run folder to this job: two at once would write over each other's checkpoints."""
-    if not out.writes:
-        yield
-        return
-    with (out.path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{out.path} is in use: another process trains in it") from None
-        yield
 
 
 def dry_run(recipe: ModuleType, config: Any) -> int:

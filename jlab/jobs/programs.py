@@ -37,6 +37,8 @@ class Limits:
             raise ValueError(f"limits.seconds must be > 0 and finite; got {self.seconds}")
         least = {"memory": _LEAST_MEMORY, "disk": _LEAST_DISK, "output": 0, "processes": 1}
         for name, bound in {**least, "files": 16}.items():
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"limits.{name} must be an integer; got {getattr(self, name)!r}")
             if getattr(self, name) < bound:
                 raise ValueError(f"limits.{name} must be >= {bound}; got {getattr(self, name)}")
 

@@ -3,7 +3,7 @@
 A store is a folder: `settings.json`, written once, and JSON lines in shards, one per process that
 writes at the same time. A record's key is a hash of what determines its content, so a job that was
 stopped asks `key in store` and computes what is missing, in whatever order and by however many
-processes; no record is repeated and none is lost:
+processes; none is lost, and one that several processes computed counts once:
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -79,7 +79,8 @@ def open_store(folder: str | Path, settings: dict, *, sync_seconds: float = 5.0)
 class Store:
     """Records by key; made by `open_store`. Safe to share between threads, not between processes.
 
-    What other processes append is seen when the store is opened, and by `count` and `rows`.
+    What other processes append is seen when the store is opened, before the first `append`, and by
+    `count` and `rows`.
     """
 
     def __init__(self, folder: Path, settings: dict, sync_seconds: float):
@@ -116,21 +117,22 @@ class Store:
             return json.loads(self._files[shard].readline())["row"]
 
     def append(self, key: str, row: dict) -> None:
-        """Add a record.
+        """Add a record, unless its key is known to be stored: another process may be faster.
 
         Raises:
-          ValueError: the key is none of `Store.key`, or stored already, or the row is not JSON.
+          ValueError: the key is none of `Store.key`, or the row is not JSON.
           OSError: the disk is full, say; the store is as it was.
         """
-        if len(key) != 2 * KEY_BYTES or key in self:
-            what = "is stored already" if len(key) == 2 * KEY_BYTES else "is not a key of a store"
-            raise ValueError(f"{self.folder}: {key} {what}")
+        if len(key) != 2 * KEY_BYTES:
+            raise ValueError(f"{self.folder}: {key} is not a key of a store")
         checked = b'"key":"%s","row":%s}' % (key.encode(), _canonical(row, f"row of {key}"))
         line = _HEAD % zlib.crc32(checked) + checked + b"\n"
         self._check_process()
         with self._lock:
             if self._shard is None:
                 self._take_shard()
+            if key in self:
+                return
             self._write(line)
             end, lines = self._read[self._shard]
             self._where[bytes.fromhex(key)] = (self._shard, end)

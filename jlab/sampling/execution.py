@@ -31,16 +31,18 @@ def grade_programs(
     outcomes: Store,
     programs: Callable[[str, str], Program],
     *,
+    names: Collection[str] | None = None,
     limits: Limits,
     require: str | Collection[str] = "namespace",
     workers: int | None = None,
 ) -> Executed:
-    """Run the programs of all samples that the store of a job holds, but for what has been run.
+    """Run the programs of the samples that the store of a job holds, but for what has been run.
 
     Args:
       samples: of `draw_samples`.
       outcomes: keeps the outcomes, by program.
       programs: (problem, text of a sample) -> the program that it makes, with its tests.
+      names: the problems whose samples are run; None: all.
       limits: of each program.
       require: layers of the sandbox, as for `jlab.jobs.run`.
       workers: programs that run at the same time; None: one per processor.
@@ -49,7 +51,8 @@ def grade_programs(
       PermissionError: a layer that `require` asks for is missing.
       Interrupted: Ctrl-C or SIGTERM.
     """
-    rows = ((name, key) for name, keys in sample_keys(samples).items() for key in keys)
+    keys = sample_keys(samples)
+    rows = ((name, key) for name in keys if names is None or name in names for key in keys[name])
     found: dict[str, list[Outcome]] = {}
     with stop_on_signal() as stop, Meter("running", "programs", 0) as meter:
 

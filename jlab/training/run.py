@@ -1,8 +1,10 @@
 """The folder of a run: its config and environment, numbers, plots, summary, and progress line."""
 
+import contextlib
+import fcntl
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,23 @@ class Run:
         part = Run(self.path / name, f"{self.title} {name}".strip())
         part.failures, part.settings = self.failures, self.settings
         return part
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder to this job: two at once would write over each other's files.
+
+        Raises:
+          ValueError: another process has it.
+        """
+        if not self.writes:
+            yield
+            return
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{self.path} is in use: another process runs in it") from None
+            yield
 
     def write_config(self, record: dict) -> None:
         """Write `config.json`: recipe, config, environment, data fingerprints."""

@@ -16,6 +16,7 @@ from evals.gsm8k import Config, DataConfig, judge, prepare, prompt
 from evals.sampled_config import Task
 from jlab.jobs import open_store
 from jlab.sampling import gsm8k, gsm8k_subset
+from jlab.training.run import Run
 from jlab.training.signals import Interrupted
 from tests.cli.commands import assert_one_line, parts, run, start
 from tests.cli.sampled import SUMS, rows_of, word_model, write_rows
@@ -124,6 +125,15 @@ def test_what_decides_the_samples_may_not_change_in_a_run(finished, call, monkey
         assert says in err.splitlines()[-1]
 
 
+def test_a_run_that_another_process_works_in_is_refused(finished, call, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    with Run("runs/gsm8k/001").locked():
+        code, out, err = call(evaluate, "gsm8k", "--resume")
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last == "error: runs/gsm8k/001 is in use: another process runs in it"
+
+
 @pytest.mark.slow
 def test_a_signal_stops_the_run_which_says_how_to_go_on(files, cache):
     words = [*JOB.split(), "--n-samples", "1500", "--batch", "4"]
@@ -224,12 +234,18 @@ WRONG = [
         "shots must be in [0, 2]; got 3",
     ),
     ("no samples", "model --n-samples 0", "n_samples must be >= 1; got 0"),
+    ("a large seed", f"model --seed {1 << 32}", "seed must be in [0, 4294967295]; got 4294967296"),
     ("a cold model", "model --temperature -1", "temperature must be >= 0 and finite; got -1"),
     ("a grader twice", "model --graders numeric numeric", "graders", "numeric numeric"),
     ("an unknown grader", "model --graders paper", "'paper'", "'authors'"),
     ("an unknown flag", "model --n-sample 3", "--n-sample;", "nearest: --n-samples"),
     ("nothing to resume", "--resume", "--resume: there is no run in runs/gsm8k"),
     ("no such run", "--resume nowhere", "nowhere is not a run folder: it has no config.json"),
+    (
+        "fewer samples than a run has",
+        "--resume more --n-samples 5",
+        "n_samples must be >= 20, which more has or was to have; got 5",
+    ),
     ("a run of another evaluation", "--resume other", "a run of 'humaneval', not of 'gsm8k'"),
 ]
 
@@ -241,6 +257,9 @@ def wrong(tmp_path_factory):
     write_rows(folder / "gold.jsonl", [SUMS[0], {"question": "1 + 2?", "answer": "three"}])
     (folder / "bad.jsonl").write_text(json.dumps(SUMS[0]) + "\n{\n")
     (folder / "none.jsonl").write_text("")
+    (folder / "more").mkdir()
+    saved = {"evaluation": "gsm8k", "config": {"model": "model", "n_samples": 20}}
+    (folder / "more" / "config.json").write_text(json.dumps(saved))
     (folder / "other").mkdir()
     (folder / "other" / "config.json").write_text('{"evaluation": "humaneval"}')
     return folder

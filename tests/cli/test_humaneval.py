@@ -61,6 +61,20 @@ def test_the_command_end_to_end(files, cache):
     assert all(set(facts["sandbox"]["layers"]) <= set(row["layers"]) for row in outcomes)
 
 
+def test_a_run_may_go_on_with_fewer_tasks(files, call, monkeypatch):
+    """The samples of the others stay in the store, and are neither run nor counted."""
+    monkeypatch.chdir(files)
+    code, _, err = call(evaluate, *JOB.split(), "--n-samples", "2")
+    assert code == 0, err
+    code, _, err = call(evaluate, "humaneval", "--resume", "--problems", "1")
+    assert code == 0, err
+    folder = files / "runs" / "humaneval" / "001"
+    said = json.loads((folder / "summary.json").read_text())
+    assert [problem["problem"] for problem in said["problems"]] == [TASKS[0]["task_id"]]
+    assert said["drawn"]["samples"] == sum(said["facts"]["tests"]["ends"].values()) == 2
+    assert len(rows_of(folder / "samples")) == 4
+
+
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wrong")
@@ -68,6 +82,8 @@ def wrong(tmp_path_factory):
     write_rows(folder / "tasks.jsonl", TASKS)
     write_rows(folder / "twice.jsonl", [TASKS[0], TASKS[0]])
     write_rows(folder / "name.jsonl", [{**TASKS[0], "entry_point": "f(); g"}])
+    write_rows(folder / "open.jsonl", [TASKS[0], {**TASKS[1], "test": "def check(f:\n"}])
+    write_rows(folder / "prompt.jsonl", [{**TASKS[0], "prompt": "def f(x:\n"}])
     write_rows(folder / "tests.jsonl", [{**TASKS[0], "test": None}])
     return folder
 
@@ -81,6 +97,16 @@ WRONG = [
     ("no tasks", "model --problems 0", "problems must be >= 1; got 0"),
     ("a task twice", "model --data.path twice.jsonl", "twice.jsonl:2", "'Made/successor' is there"),
     ("no tests", "model --data.path tests.jsonl", "tests.jsonl:1: field 'test' must be a text"),
+    (
+        "tests that do not compile",
+        "model --data.path open.jsonl",
+        "open.jsonl:2: field 'test' must be valid Python; got '(' was never closed",
+    ),
+    (
+        "a prompt that does not compile",
+        "model --data.path prompt.jsonl",
+        "prompt.jsonl:1: field 'prompt' must be valid Python; got '(' was never closed",
+    ),
     ("no name", "model --data.path name.jsonl", "entry_point must be a name; got 'f(); g'"),
 ]
 

@@ -86,6 +86,21 @@ for _ in range(20):
         + _ANSWER,
         ("failed", "memory", "crash"),
     ),
+    "hides_memory_in_shared_pages": Attack(
+        ("memory",),
+        """
+import mmap
+kept = []
+for _ in range(20):
+    pages = mmap.mmap(-1, 20 << 20, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    for start in range(0, 20 << 20, 1 << 20):
+        pages[start : start + (1 << 20)] = b"x" * (1 << 20)
+        pages.madvise(mmap.MADV_DONTNEED)
+    kept.append(pages)
+"""
+        + _ANSWER,
+        ("failed", "memory"),
+    ),
     # Stack
     "recurses_without_end": Attack(
         ("memory",),

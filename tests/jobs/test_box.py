@@ -162,7 +162,24 @@ def test_the_filter_jumps_within_itself_and_names_every_call():
                 assert at + 1 + max(if_true, if_false) < len(steps)
         compared = {value for kind, *_, value in steps if kind == seccomp.EQUAL}
         assert compared >= {numbers[column] for numbers in seccomp.CALLS.values()}
+        assert compared >= {numbers[column] for numbers, *_ in seccomp.FLAGS.values()}
         assert steps[-1] == (seccomp.RETURN, 0, 0, seccomp.ALLOW)
+
+
+@pytest.mark.skipif("seccomp" not in active_layers(), reason="no layer seccomp here")
+def test_memory_may_be_mapped_as_private_only():
+    """Shared pages are a process's no more after MADV_DONTNEED, and take memory all the same."""
+    source = """
+import mmap
+zero = open("/dev/zero", "r+b")
+for number, kind in ((-1, 0x21), (-1, 0x23), (zero.fileno(), 0x01), (-1, 0x22)):
+    try:
+        mmap.mmap(number, 4096, kind)
+        print("mapped")
+    except PermissionError:
+        print("refused")
+"""
+    assert run(source, require="none").stdout.split() == ["refused"] * 3 + ["mapped"]
 
 
 def test_memory_is_that_of_a_process_and_all_below_it():

@@ -179,6 +179,15 @@ def test_a_key_that_two_stored_at_once_counts_once(tmp_path):
         assert dict(a.rows())[key] == dict(b.rows())[key] == {"by": "b"}
 
 
+def test_a_key_that_is_stored_keeps_its_first_row(tmp_path):
+    with open_store(tmp_path, SETTINGS) as store:
+        key = store.key(sample=0)
+        for number in range(2):
+            store.append(key, {"try": number})
+        assert (store.count(), store[key]) == (1, {"try": 0})
+    assert (tmp_path / "0000.jsonl").read_bytes().count(b"\n") == 1
+
+
 def test_a_full_disk_is_told_and_leaves_the_store_as_it_was(tmp_path, monkeypatch):
     write, room = os.write, 20
 
@@ -247,9 +256,6 @@ def test_bad_input_is_refused_in_one_line(tmp_path):
             store.append(key, {"loss": float("inf")})
         with pytest.raises(ValueError, match="parts of a key: not JSON"):
             store.key(sample=b"bytes")
-        store.append(key, {"x": 1})
-        with pytest.raises(ValueError, match=f"{key} is stored already"):
-            store.append(key, {"x": 1})
         with pytest.raises(ValueError, match="abc is not a key of a store"):
             store.append("abc", {"x": 1})
 

@@ -28,9 +28,24 @@ with open_store(folder, {"job": "kill"}) as store:
 """
 
 
-def start(folder, first, step, total) -> subprocess.Popen:
-    words = [sys.executable, "-S", "-c", WRITER, folder, first, step, total]
-    return subprocess.Popen(list(map(str, words)), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+# Takes all records for missing, and begins to store them when it is told to.
+RIVAL = """
+import sys
+from jlab.jobs.results import open_store
+with open_store(sys.argv[1], {"job": "kill"}) as store:
+    keys = [store.key(sample=sample) for sample in range(20)]
+    missing = [key for key in keys if key not in store]
+    print(len(missing), flush=True)
+    sys.stdin.readline()
+    for key in missing:
+        store.append(key, {"by": sys.argv[2]})
+"""
+
+
+def start(folder, *words, program=WRITER) -> subprocess.Popen:
+    words = [sys.executable, "-S", "-c", program, folder, *words]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(list(map(str, words)), cwd=ROOT, text=True, **pipes)
 
 
 def rows_on_disk(folder) -> list[str]:
@@ -66,6 +81,17 @@ def test_killed_writers_lose_and_repeat_no_record(tmp_path, seed):
             assert row["text"] == "x" * (row["sample"] * 7919 % 1_000_003)
     assert set(Counter(rows_on_disk(tmp_path)).values()) == {1}, "nothing was computed twice"
     assert len(list(tmp_path.glob("*.jsonl"))) <= 2, "killed writers' shards are used again"
+
+
+def test_what_another_process_stored_meanwhile_is_left_as_it_is(tmp_path):
+    rivals = [start(tmp_path, name, program=RIVAL) for name in "ab"]
+    assert [int(rival.stdout.readline()) for rival in rivals] == [20, 20]
+    for rival in rivals:
+        rival.communicate("go\n")
+        assert rival.returncode == 0
+    assert set(Counter(rows_on_disk(tmp_path)).values()) == {1}
+    with open_store(tmp_path, {"job": "kill"}) as store:
+        assert [row["by"] for _, row in store.rows()] == ["a"] * 20
 
 
 def test_a_store_killed_while_it_is_made_can_be_made_again(tmp_path):

@@ -338,6 +338,7 @@ def test_bad_input_is_refused_in_one_line():
         ("seconds", float("nan"), "> 0 and finite"),
         ("seconds", float("inf"), "> 0 and finite"),
         ("memory", 1 << 20, f">= {64 << 20}"),
+        ("memory", 1e9, "an integer"),
         ("disk", 0, f">= {1 << 20}"),
         ("output", -1, ">= 0"),
         ("processes", 0, ">= 1"),

@@ -49,6 +49,12 @@ def test_outcomes_by_hand_and_equal_programs_run_once(samples, tmp_path, capsys)
     assert "running 5/5  " in capsys.readouterr().err
 
 
+def test_only_the_problems_that_are_asked_for_are_run(samples, tmp_path):
+    done, count = graded(samples, tmp_path / "outcomes", names=["sub"])
+    assert {name: its.answers for name, its in done.graded.items()} == {"sub": ["passed", "failed"]}
+    assert count == 2
+
+
 def test_what_was_run_is_not_run_again_but_under_other_limits(samples, tmp_path, monkeypatch):
     monkeypatch.setattr("jlab.sampling.execution._AT_ONCE", 4)  # several lots
     first, _ = graded(samples, tmp_path / "outcomes")

@@ -1,8 +1,9 @@
 """System calls that contained code is refused, by a filter in the kernel (seccomp).
 
 The list is of what an ordinary user may call and a pure program has no use for: the network, other
-processes' memory, new namespaces, keys, and memory that belongs to no process and that a look at
-the processes would therefore miss. A refused call fails with EPERM; the program lives on.
+processes' memory, new namespaces, keys, and memory that a look at the processes would miss because
+it belongs to none of them, or, mapped as shared, is kept while none of them has its pages. A
+refused call fails with EPERM; the program lives on.
 """
 
 import ctypes
@@ -35,9 +36,12 @@ CALLS = {
     "msgget": (68, 186),
     "mq_open": (240, 180),
 }
-_CLONE, _CLONE3 = (56, 220), 435
+_CLONE3 = 435
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH_*
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+_SHARED = 0x01  # MAP_SHARED, also a bit of MAP_SHARED_VALIDATE
+# Calls that are refused if an argument, by its place, has one of the bits.
+FLAGS = {"clone": ((56, 220), 0, _NEW_NAMESPACES), "mmap": ((9, 222), 3, _SHARED)}
 _X32 = 0x40000000  # bit of the second set of numbers that x86_64 has
 
 # Instructions of the filter: load a word of the call's description; compare; return.
@@ -84,14 +88,15 @@ def make_filter(calls: dict[str, tuple[int, int]], column: int, machine: int) ->
     ]
     for numbers in calls.values():
         code += [op(EQUAL, numbers[column], 0, 1), refuse]
-    code += [
-        op(EQUAL, _CLONE[column], 0, 3),
-        op(LOAD, FIRST_ARGUMENT),
-        op(ANY_BIT, _NEW_NAMESPACES, 0, 1),
-        refuse,
-        op(RETURN, ALLOW),
-    ]
-    return b"".join(code)
+    for numbers, place, bits in FLAGS.values():
+        code += [
+            op(EQUAL, numbers[column], 0, 4),
+            op(LOAD, FIRST_ARGUMENT + 8 * place),  # its lower half: these machines' bytes begin so
+            op(ANY_BIT, bits, 0, 1),
+            refuse,
+            op(RETURN, ALLOW),
+        ]
+    return b"".join([*code, op(RETURN, ALLOW)])
 
 
 def op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
