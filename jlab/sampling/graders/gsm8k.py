@@ -22,10 +22,12 @@ LONGEST = 200  # characters of a number; Python refuses to convert 4300 digits
 _AUTHORS = re.compile(r"#### (-?[$0-9.,]+)")
 _OPENAI = re.compile(r"#### (-?[0-9.,]+)")
 _ANY_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-_NEXT_QUESTION = re.compile(r"^\s*(Question|Q):", re.MULTILINE)
+# Here and in `latex.py` possessive quantifiers (*+) and `[^\S\n]`, a blank within the line, keep the
+# work linear in blanks, which a model may write by the thousand.
+_NEXT_QUESTION = re.compile(r"^[^\S\n]*+(Question|Q):", re.MULTILINE)
 _DECIMAL = r"(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]*)?|\.[0-9]+)"
 _NUMBER = re.compile(
-    r"####[\s*]*(?P<sign>[-+\N{MINUS SIGN}]?)\s*(?:\\?[$€£])?\s*(?P<inner>[-+\N{MINUS SIGN}]?)"
+    r"####[\s*]*+(?P<sign>[-+\N{MINUS SIGN}]?+)\s*+(?:\\?[$€£]\s*+)?+(?P<inner>[-+\N{MINUS SIGN}]?+)"
     rf"(?P<value>{_DECIMAL})(?:[eE](?P<exponent>[-+]?[0-9]{{1,3}}))?(?:/(?P<below>{_DECIMAL}))?"
 )
 
@@ -54,9 +56,8 @@ def _lm_eval_flexible(text: str) -> str:
 
 def _lm_eval_ignore(answer: str) -> str:
     """What its exact match does to prediction and reference alike."""
-    for ignored in (",", r"\$", r"(?s).*#### ", r"\.$"):
-        answer = re.sub(ignored, "", answer)
-    return answer.lower()
+    answer = answer.replace(",", "").replace("$", "").rpartition("#### ")[2]
+    return re.sub(r"\.$", "", answer).lower()
 
 
 def _numeric(text: str) -> str:
