@@ -22,15 +22,15 @@ LONGEST = 200  # characters of a number; Python refuses to convert 4300 digits
 _AUTHORS = re.compile(r"#### (-?[$0-9.,]+)")
 _OPENAI = re.compile(r"#### (-?[0-9.,]+)")
 _ANY_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-# Possessive quantifiers (*+) and `[^\S\n]`, a blank within the line, keep the work linear in blanks,
-# which a model may write by the thousand; in `latex.py` too.
+# Possessive quantifiers (*+) and `[^\S\n]`, a blank within the line, keep the work linear in
+# blanks, which a model may write by the thousand; in `latex.py` too.
 _NEXT_QUESTION = re.compile(r"^[^\S\n]*+(Question|Q):", re.MULTILINE)
 _DECIMAL = r"(?:[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]*+)?+|\.[0-9]++)"
 _CURRENCY = r"(?:\\?[$€£]\s*+)?+"
 # What shows that a number is only part of something: 3 1/2, 12 - 5 = 7, 1,2345, 2(3), 2 \times 3.
 _MORE = (
-    r"(?<!\.)[ \t)]*+(?:[-+\N{MINUS SIGN}\N{EN DASH}*/\N{MULTIPLICATION SIGN}÷·^=:.,x]{1,2}+[ \t(]*+"
-    rf"{_CURRENCY}\.?)?[0-9]|\([0-9]|[ \t]*+\\(?:d?frac|times|cdot|div|sqrt|pi)(?![a-zA-Z])"
+    r"(?<!\.)[ \t)]*+(?:[-+\N{MINUS SIGN}\N{EN DASH}*/\N{MULTIPLICATION SIGN}÷·^=:.,x]{1,2}+"
+    rf"[ \t(]*+{_CURRENCY}\.?)?[0-9]|\([0-9]|[ \t]*+\\(?:d?frac|times|cdot|div|sqrt|pi)(?![a-zA-Z])"
 )
 _NUMBER = re.compile(
     rf"####[\s*(]*+(?P<sign>[-+\N{{MINUS SIGN}}]?+)\s*+{_CURRENCY}"
