@@ -53,7 +53,9 @@ def kept_logits(config: SamplingConfig, logits: Float[Array, "b vocab"]) -> Floa
     if config.temperature == 0:
         best = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=bool)
         return jnp.where(best, logits, -jnp.inf)
-    logits = logits / config.temperature
+    # Differences alone matter; the likeliest one's, 0, stays so even where temperature rounds to 0.
+    logits = logits - logits.max(-1, keepdims=True)
+    logits = jnp.where(logits < 0, logits / config.temperature, logits)
     if config.top_k is not None and config.top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
         logits = jnp.where(logits >= least, logits, -jnp.inf)

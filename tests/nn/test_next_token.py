@@ -64,6 +64,17 @@ def test_a_token_that_is_filtered_out_is_never_drawn(seed, spread, k):
     assert np.isfinite(np.take_along_axis(np.asarray(kept), np.asarray(tokens)[:, None], 1)).all()
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-40, 1e-300])
+def test_the_coldest_temperatures_are_greedy(temperature):
+    logits = jax.random.normal(jax.random.key(0), (50, 40)) * 10 + 5
+    keys = jax.random.split(jax.random.key(1), 50)
+    cold, greedy = (
+        next_token(SamplingConfig(temperature=t), keys, logits) for t in (temperature, 0.0)
+    )
+    np.testing.assert_array_equal(cold[0], greedy[0])
+    np.testing.assert_array_equal(cold[1], greedy[1])
+
+
 def test_the_log_probability_is_the_models_whatever_is_kept():
     keys = jax.random.split(jax.random.key(0), 1)
     _, logprob = next_token(SamplingConfig(temperature=0.0), keys, LOGITS + 3)
