@@ -123,8 +123,10 @@ def bootstrap_coverage_law(
         seed: of the resampling.
 
     Raises:
-        ValueError: no correct sample at all.
+        ValueError: no correct sample at all, or one problem, which cannot be resampled.
     """
+    if len(c) < 2:
+        raise ValueError(f"c must hold at least 2 problems to resample; got {len(c)}")
     if not np.any(c):
         raise ValueError("c must hold a correct sample; got 0 for every problem")
     ks = k_grid(int(np.min(n))) if ks is None else np.asarray(ks)

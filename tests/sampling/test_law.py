@@ -98,6 +98,7 @@ def test_a_curve_at_its_ceiling_and_one_that_hardly_leaves_zero_are_fitted():
         (lambda: bootstrap_coverage_law(10, np.zeros(3, int)), "c must hold a correct sample"),
         (lambda: CoverageLaw(-1.0, 0.5).k_at(0.1), "a and b must be negative .*; got -1.0, 0.5"),
         (lambda: CoverageLaw(-1.0, 0.0).k_at(0.1), "a and b must be negative .*; got -1.0, 0.0"),
+        (lambda: bootstrap_coverage_law(10, np.array([3])), "c must hold at least 2 problems"),
         (lambda: CoverageLaw(-1.0, -1.0).k_at(1.0), r"coverage must lie in \(0, 1\); got 1.0"),
     ],
 )
