@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SUBSETS = 100  # random subsets behind a selector's curve, as in the paper
 REFITS = 50  # of the forecast, for its 90 % interval
 BEYOND = (10, 100)  # times the samples drawn, that are forecast
+MOST = 1_000_000_000  # samples of a problem; numpy draws a part of no more
 FEWEST = 16  # samples per problem from which a forecast is tried
 
 
@@ -77,7 +78,7 @@ def check_counts(
     Raises:
         ValueError: with the problem, its counts and what is allowed.
     """
-    n, correct = (np.asarray(x) for x in (n, correct))
+    n, correct = (np.asarray(x, np.float64) for x in (n, correct))
     if not len(names) == len(n) == len(correct):
         raise ValueError(
             "names, n and correct must be equally long; got"
@@ -88,10 +89,13 @@ def check_counts(
     for name, tries, right in zip(names, n, correct, strict=True):
         if not (tries == np.floor(tries) and right == np.floor(right) and 0 <= right <= tries):
             raise ValueError(
-                f"problem {name}: correct must be a whole number in [0, n]; got {right} of {tries}"
+                f"problem {name}: correct must be a whole number in [0, n]; got"
+                f" {right:.15g} of {tries:.15g}"
             )
         if tries < 1:
-            raise ValueError(f"problem {name}: n must be at least 1; got {tries}")
+            raise ValueError(f"problem {name}: n must be at least 1; got {tries:.15g}")
+        if tries >= MOST:
+            raise ValueError(f"problem {name}: n must be below {MOST:,}; got {tries:.15g}")
     return n.astype(np.int64), correct.astype(np.int64)
 
 

@@ -97,6 +97,8 @@ def test_without_an_interval_there_is_a_dash_and_a_reason(n, correct, tmp_path):
         (["a"], [3], [4], r"problem a: correct must be a whole number in \[0, n\]; got 4 of 3"),
         (["a"], [3], [0.5], "problem a: correct must be a whole number"),
         (["a"], [np.nan], [0], "problem a: correct must be a whole number"),
+        (["a"], [10**30], [0], "problem a: n must be below 1,000,000,000; got 1e\\+30"),
+        (["a"], [10**9], [10**9], "problem a: n must be below 1,000,000,000; got 1000000000"),
         (["a"], [0], [0], "problem a: n must be at least 1; got 0"),
         ([], [], [], "there must be at least one problem"),
         (["a"], [3, 3], [1, 1], "must be equally long; got 1, 2 and 2"),
