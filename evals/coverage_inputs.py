@@ -122,7 +122,7 @@ def _cell(row: Any, column: str) -> Any:
 def _whole(where: str, column: str, value: Any) -> int:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number) or number != math.floor(number):
         raise ValueError(f"{where}: {column} must be a whole number; got {value!r}")

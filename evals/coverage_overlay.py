@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LARGEST = 10_000  # samples per problem up to which exact curves go
 BUDGETS = 9  # costs per problem in the table of equal costs
+MOST = 1e100  # of a cost, far within what floats hold
 FLOPS = "FLOPs"
 
 
@@ -32,8 +33,8 @@ def read_costs(texts: Sequence[str]) -> list[tuple[str, "Cost"]]:
     for text, (unit, cost) in zip(texts, costs, strict=True):
         if unit != costs[0][0]:
             raise ValueError(f"costs must all be prices or all FLOPs; got {texts[0]} and {text}")
-        if not 0 < cost.per_sample < float("inf"):
-            raise ValueError(f"costs must be positive and finite; got {text}")
+        if not (cost.per_sample > 1 / MOST and cost.of(1) < MOST):
+            raise ValueError(f"costs must be positive and below {MOST:.0e}; got {text}")
     return costs
 
 
@@ -46,7 +47,7 @@ def _cost(text: str) -> tuple[str, "Cost"]:
         if len(parts) == 1:
             return "price", Cost(0.0, float(text))
         if len(parts) == 5:
-            *size, prompt, decode = (int(float(part)) for part in parts)
+            *size, prompt, decode = map(_whole, parts)
             return FLOPS, inference_cost(ModelSize(*size), prompt, decode)
         folder, prompt, decode = parts
         lengths = int(prompt), int(decode)
@@ -58,6 +59,13 @@ def _cost(text: str) -> tuple[str, "Cost"]:
     return FLOPS, inference_cost(
         model_size(read_config(read_json(Path(folder) / "config.json"))), *lengths
     )
+
+
+def _whole(text: str) -> int:
+    """The number, which may be written 8e9."""
+    if not float(text).is_integer():  # nor is what is not finite
+        raise ValueError(f"must be a whole number; got {text}")
+    return int(float(text))
 
 
 def overlay(

@@ -49,7 +49,7 @@ def coverage_table(summary: dict) -> str:
     rows = []
     for place in _round_places(curve["k"]):
         row = [f"{curve['k'][place]:,}", f"{curve['coverage'][place]:.4f}"]
-        row.append(f"[{curve['low'][place]:.4f}, {curve['high'][place]:.4f}]")
+        row.append(_interval(curve["low"][place], curve["high"][place], 4))
         row += [f"{law['predicted'][place]:.4f}"] if law else []
         row += [f"{few['predicted'][place]:.4f}"] if few else []
         rows.append(row)
@@ -61,10 +61,13 @@ def law_lines(summary: dict) -> list[str]:
     law = summary["law"]
     if law is None:
         return [f"{summary['verdict']}\n"]
-    ends = [f"[{law[x]['low']:.3f}, {law[x]['high']:.3f}]" for x in "ab"]
+    a, b = (
+        f"{law[x]['value']:.3f} {_interval(law[x]['low'], law[x]['high'], 3)}".removesuffix(" -")
+        for x in "ab"
+    )
+    known = "" if law["a"]["low"] is None else " (95 % intervals over problems)"
     text = (
-        f"c(k) = exp(a k^b) with a = {law['a']['value']:.3f} {ends[0]} and"
-        f" b = {law['b']['value']:.3f} {ends[1]} (95 % intervals over problems);\n"
+        f"c(k) = exp(a k^b) with a = {a} and b = {b}{known};\n"
         f"distance to the curve {law['error']['mean']:.4f} ± {law['error']['std']:.4f}, at worst"
         f" {law['error']['worst']:.4f}."
     )
@@ -120,6 +123,10 @@ def _duplicates(selection: dict) -> str:
 
 def _spread(curve: dict, place: int) -> str:
     return f"{curve['mean'][place]:.4f} ± {curve['std'][place]:.4f}"
+
+
+def _interval(low: float | None, high: float | None, digits: int) -> str:
+    return "-" if low is None else f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _round_places(ks: list[int]) -> list[int]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SUBSETS = 100  # random subsets behind a selector's curve, as in the paper
 REFITS = 50  # of the forecast, for its 90 % interval
 BEYOND = (10, 100)  # times the samples drawn, that are forecast
+MOST = 1_000_000_000  # samples of a problem; numpy draws a part of no more
 FEWEST = 16  # samples per problem from which a forecast is tried
 
 
@@ -77,7 +78,7 @@ def check_counts(
     Raises:
         ValueError: with the problem, its counts and what is allowed.
     """
-    n, correct = (np.asarray(x) for x in (n, correct))
+    n, correct = (np.asarray(x, np.float64) for x in (n, correct))
     if not len(names) == len(n) == len(correct):
         raise ValueError(
             "names, n and correct must be equally long; got"
@@ -88,10 +89,13 @@ def check_counts(
     for name, tries, right in zip(names, n, correct, strict=True):
         if not (tries == np.floor(tries) and right == np.floor(right) and 0 <= right <= tries):
             raise ValueError(
-                f"problem {name}: correct must be a whole number in [0, n]; got {right} of {tries}"
+                f"problem {name}: correct must be a whole number in [0, n]; got"
+                f" {right:.15g} of {tries:.15g}"
             )
         if tries < 1:
-            raise ValueError(f"problem {name}: n must be at least 1; got {tries}")
+            raise ValueError(f"problem {name}: n must be at least 1; got {tries:.15g}")
+        if tries >= MOST:
+            raise ValueError(f"problem {name}: n must be below {MOST:,}; got {tries:.15g}")
     return n.astype(np.int64), correct.astype(np.int64)
 
 
@@ -130,23 +134,28 @@ def analyse(
 
 
 def study_numbers(study: "CoverageStudy") -> dict:
-    """A curve and its law as JSON values."""
+    """A curve and its law as JSON values; None for the ends of an interval that is not known."""
     law = study.law
-    curve = {name: getattr(study, name).tolist() for name in ("k", "coverage", "low", "high")}
+    curve = {"k": study.k.tolist(), "coverage": study.coverage.tolist()}
+    curve |= {name: [_known(x) for x in getattr(study, name)] for name in ("low", "high")}
     if law is None:
         return {"curve": curve, "law": None}
     return {
         "curve": curve,
         "law": {
-            "a": {"value": law.law.a, "low": law.low.a, "high": law.high.a},
-            "b": {"value": law.law.b, "low": law.low.b, "high": law.high.b},
+            "a": {"value": law.law.a, "low": _known(law.low.a), "high": _known(law.high.a)},
+            "b": {"value": law.law.b, "low": _known(law.low.b), "high": _known(law.high.b)},
             "predicted": law.law.predict(study.k).tolist(),
             "error": law.error._asdict(),
-            "outside_interval": law.outside,
+            "outside_interval": _known(law.outside),
             "straight_line_r2": law.straight,
             "equal_difficulty": {"p": law.equal, "error": law.equal_error._asdict()},
         },
     }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _forecast_from_few(
@@ -168,7 +177,7 @@ def _forecast_beyond(
     """Coverage at many times the samples drawn, with a 90 % interval over problems."""
     from jlab.stats import percentile_interval, resample
 
-    law = _beta(n, correct) if n.min() >= FEWEST else None
+    law = _beta(n, correct) if n.min() >= FEWEST and len(n) > 1 else None
     if law is None:
         return None
     ks = int(n.min()) * np.array(BEYOND)
@@ -275,5 +284,6 @@ def _draw(run: "Run", summary: dict, study: "CoverageStudy") -> None:
                 selection[label] = (k, np.array(curve["mean"]), np.array(curve["std"]))
         if "best_of_n" in chosen:
             selection["best of k by score"] = (k, np.array(chosen["best_of_n"]), None)
-    studies = {"coverage, 95 % interval": study}
+    label = "coverage" if np.isnan(study.low).any() else "coverage, 95 % interval"
+    studies = {label: study}
     coverage_plot(run, studies, forecasts=forecasts, selection=selection)

@@ -127,6 +127,7 @@ def stream(
 ) -> Iterator[Sample]:
     """Samples as they end: of each prompt those numbered in `wanted`; otherwise as `generate`."""
     _check(config, prompts, wanted, sampling, batch, decode)
+    _check_key(key)
     queue = [p for p in sorted(range(len(prompts)), key=lambda p: -len(prompts[p])) if wanted[p]]
     if not queue:
         return
@@ -321,9 +322,7 @@ def _one_token(
     output = Transformer(config).apply(
         variables, slots.token[:, None], segment_ids=ids, cache=slots.cache
     )
-    keys = jax.vmap(lambda data, n: jax.random.fold_in(jax.random.wrap_key_data(data), n))(
-        slots.key, slots.length
-    )
+    keys = jax.vmap(lambda data, n: jax.random.fold_in(_threefry(data), n))(slots.key, slots.length)
     token, logprob = next_token(sampling, keys, output.logits[:, 0])
     rows = jnp.arange(token.shape[0])
     at = jnp.where(slots.ended, slots.tokens.shape[1], slots.length)
@@ -390,6 +389,16 @@ def _place(slots: Slots, mesh: jax.sharding.Mesh | None) -> Slots:
     cache = Cache(layers, *own, put(cache.prefix, nowhere))
     rest = put(slots._replace(cache=None), axes)
     return rest._replace(cache=cache)
+
+
+_threefry = functools.partial(jax.random.wrap_key_data, impl="threefry2x32")  # whatever the default
+
+
+def _check_key(key: Array) -> None:
+    """Slots keep the two words of a threefry key."""
+    words = jax.random.key_data(key).shape
+    if words != (2,):
+        raise ValueError(f"key must be one threefry key, data of shape (2,); got {words}")
 
 
 def _check(

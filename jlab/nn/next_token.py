@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +32,21 @@ class SamplingConfig:
             raise ValueError(f"temperature must be >= 0 and finite; got {self.temperature}")
         for name in ("top_k", "max_new_tokens"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if name == "top_k" and value is None:
+                continue
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a whole number; got {value!r}")
+            if value < 1:
                 raise ValueError(f"{name} must be >= 1; got {value}")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"{name} must be in (0, 1]; got {value}")
+        for name, kind in (("stop_tokens", Integral), ("stop_strings", str)):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(x, kind) for x in value):
+                words = {Integral: "whole numbers", str: "strings"}[kind]
+                raise ValueError(f"{name} must be a tuple of {words}; got {value!r}")
         if "" in self.stop_strings:
             raise ValueError("stop_strings must not be empty strings; got ''")
 
@@ -53,7 +63,9 @@ def kept_logits(config: SamplingConfig, logits: Float[Array, "b vocab"]) -> Floa
     if config.temperature == 0:
         best = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=bool)
         return jnp.where(best, logits, -jnp.inf)
-    logits = logits / config.temperature
+    # Differences alone matter; the likeliest one's, 0, stays so even where temperature rounds to 0.
+    logits = logits - logits.max(-1, keepdims=True)
+    logits = jnp.where(logits < 0, logits / config.temperature, logits)
     if config.top_k is not None and config.top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
         logits = jnp.where(logits >= least, logits, -jnp.inf)

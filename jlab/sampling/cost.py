@@ -41,7 +41,15 @@ class Cost(NamedTuple):
         return self.once + samples * self.per_sample
 
     def affords(self, budget: int | float) -> int:
-        """The most samples per problem that a budget per problem pays for."""
+        """The most samples per problem that a budget per problem pays for.
+
+        Raises:
+            ValueError: a sample that costs nothing, or a budget that is not finite.
+        """
+        if not self.per_sample > 0:
+            raise ValueError(f"per_sample must be positive; got {self.per_sample}")
+        if not (isinstance(budget, Integral) or math.isfinite(budget)):
+            raise ValueError(f"budget must be finite; got {budget}")
         if budget < self.once:
             return 0
         if all(isinstance(x, Integral) for x in (budget, *self)):
@@ -130,7 +138,7 @@ def match_budgets(models: Mapping[str, Contender], budgets: Sequence[int | float
         budgets: cost per problem.
 
     Raises:
-        ValueError: no model or no budget, or a sample that costs nothing.
+        ValueError: no model or no budget, a sample that costs nothing, or what `affords` refuses.
 
     Example:
         >>> small = Contender(Cost(0, 1), n=10, c=np.array([2, 3]))

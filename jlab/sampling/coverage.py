@@ -138,15 +138,30 @@ def coverage_interval(
         samples: how many resampled curves.
         seed: of the resampling.
 
+    NaN where resampling cannot tell: one problem, or all of them at the same constant, as where
+    nothing is solved.
+
     Example:
         >>> low, high = coverage_interval(10, np.array([0, 1, 5, 10]), np.array([1, 10]))
         >>> low.round(2), high.round(2)
         (array([0.05, 0.25]), array([0.78, 1.  ]))
     """
-    curves = bootstrap(
-        lambda rows: rows.mean(0), np.asarray(problem_curves(n, c, ks)), samples=samples, seed=seed
-    )
-    return percentile_interval(curves, level=level)
+    curves = np.asarray(problem_curves(n, c, ks))
+    return mean_interval(curves, level=level, samples=samples, seed=seed)
+
+
+def mean_interval(
+    curves: Float[np.ndarray, "problems k"],
+    *,
+    level: float = 0.95,
+    samples: int = 1000,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+    """`coverage_interval` where each problem's chance of being solved is known."""
+    if len(curves) < 2 or np.ptp(curves) == 0:
+        return np.full(curves.shape[1], np.nan), np.full(curves.shape[1], np.nan)
+    means = bootstrap(lambda rows: rows.mean(0), curves, samples=samples, seed=seed)
+    return percentile_interval(means, level=level)
 
 
 def k_grid(n: int, points: int = 40) -> Int[np.ndarray, "k"]:

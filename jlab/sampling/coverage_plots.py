@@ -48,7 +48,8 @@ def coverage_plot(
 def draw_curve(axis, label: str, study: CoverageStudy, color: str) -> None:
     """One curve with the interval of coverage, and its law dashed."""
     axis.plot(study.k, study.coverage, c=color, lw=1.8, label=label)
-    axis.fill_between(study.k, study.low, study.high, color=color, alpha=0.18, lw=0)
+    if not np.isnan(study.low).any():
+        axis.fill_between(study.k, study.low, study.high, color=color, alpha=0.18, lw=0)
     if study.law is not None:
         a, b = study.law.law
         text = f"exp({a:.2f} k^{b:.2f})"

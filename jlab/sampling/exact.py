@@ -45,6 +45,8 @@ def answer_probability(
     if not all(len(prompt) for prompt in prompts):
         raise ValueError("prompts must hold at least one token each; got an empty one")
     pairs = list(zip(prompts, answers, strict=True))
+    if not pairs:
+        return np.zeros(0)
     length = max(len(prompt) + len(answer) for prompt, answer in pairs)
     t = np.float32(temperature)
     tokens = np.zeros((-(-len(pairs) // batch) * batch, length), np.int32)

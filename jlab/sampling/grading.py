@@ -29,7 +29,7 @@ from jlab.sampling.job import sample_keys
 from jlab.sampling.meter import Meter
 from jlab.training.signals import Interrupted, stop_on_signal
 
-VERSION = 1  # of the rules of all graders; a change of what one of them says gets the next number
+VERSION = 2  # of the rules of all graders; a change of what one of them says gets the next number
 _AT_ONCE = 64  # samples that are judged before the verdicts on them are stored
 
 

@@ -33,14 +33,23 @@ class CoverageLaw(NamedTuple):
     def k_at(self, coverage: Float[np.ndarray, "*c"]) -> Float[np.ndarray, "..."]:
         """Samples per problem at which a coverage is reached: (log c / a)^(1 / b).
 
+        Of many laws those that do not grow, with b >= 0 or a >= 0, never reach it: inf.
+
         Raises:
-            ValueError: a coverage outside (0, 1), or at which no growing curve can be.
+            ValueError: a coverage outside (0, 1), or a single law that does not grow.
         """
         coverage = np.asarray(coverage, np.float64)
         if not np.all((coverage > 0) & (coverage < 1)):
             raise ValueError(f"coverage must lie in (0, 1); got {coverage.tolist()}")
-        a, b = (np.reshape(p, np.shape(p) + (1,) * coverage.ndim) for p in self)
-        return (np.log(coverage) / a) ** (1 / b)
+        grows = (np.asarray(self.a) < 0) & (np.asarray(self.b) < 0)
+        if not grows.ndim and not grows:
+            raise ValueError(
+                f"a and b must be negative for a growing curve; got {self.a}, {self.b}"
+            )
+        a, b, grows = (np.reshape(p, np.shape(p) + (1,) * coverage.ndim) for p in (*self, grows))
+        with np.errstate(over="ignore"):  # a slope of almost 0 needs more than a float holds
+            k = (np.log(coverage) / np.where(grows, a, -1)) ** (1 / np.where(grows, b, -1))
+        return np.where(grows, k, np.inf)[()]
 
 
 class LawError(NamedTuple):
@@ -114,8 +123,10 @@ def bootstrap_coverage_law(
         seed: of the resampling.
 
     Raises:
-        ValueError: no correct sample at all.
+        ValueError: no correct sample at all, or one problem, which cannot be resampled.
     """
+    if len(c) < 2:
+        raise ValueError(f"c must hold at least 2 problems to resample; got {len(c)}")
     if not np.any(c):
         raise ValueError("c must hold a correct sample; got 0 for every problem")
     ks = k_grid(int(np.min(n))) if ks is None else np.asarray(ks)

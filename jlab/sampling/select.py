@@ -38,7 +38,8 @@ def weighted_vote(answers: Answers, scores: Scores) -> Int[Array, "*batch"]:
     pass their softmax, where that is not meant.
 
     Raises:
-        ValueError: answers and scores of different shapes, or no sample.
+        ValueError: answers and scores of different shapes, no sample, or, outside of jit, where
+            values cannot be looked at, a score that is not finite.
 
     Example:
         >>> weighted_vote(jnp.array([3, 5, 5]), jnp.array([0.9, 0.2, 0.3]))
@@ -51,7 +52,8 @@ def best_of_n(answers: Answers, scores: Scores) -> Int[Array, "*batch"]:
     """The answer of the sample with the highest score.
 
     Raises:
-        ValueError: answers and scores of different shapes, or no sample.
+        ValueError: answers and scores of different shapes, no sample, or, outside of jit, where
+            values cannot be looked at, a score that is not finite.
 
     Example:
         >>> best_of_n(jnp.array([3, 5, 5]), jnp.array([0.1, 0.2, 0.3]))
@@ -107,6 +109,8 @@ def at_least_float32(scores: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def _answers_of(select: Selector, answers: Answers, scores: Scores) -> Int[Array, "*batch"]:
     answers, scores = jnp.asarray(answers), jnp.asarray(scores)
+    if not isinstance(scores, jax.core.Tracer) and not jnp.all(jnp.isfinite(scores)):
+        raise ValueError(f"scores must be finite; got {scores[~jnp.isfinite(scores)][0]}")
     if answers.shape != scores.shape or answers.ndim == 0 or answers.shape[-1] == 0:
         raise ValueError(
             "answers and scores must be equally shaped [..., n] with n of at least 1; "

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jlab.sampling.coverage import k_grid
+from jlab.sampling.coverage import k_grid, mean_interval
 from jlab.sampling.law import (
     CoverageLaw,
     LawError,
@@ -26,12 +26,12 @@ from jlab.sampling.law import (
     law_error,
     resampled_laws,
 )
-from jlab.stats import bootstrap, percentile_interval
+from jlab.stats import percentile_interval
 
 Solved = Callable[[Int[np.ndarray, "k"]], Float[np.ndarray, "problems k"]]
 
 FINE = 100  # points of the grid on which errors are taken, as in the paper's Appendix C.1
-LAWS = 200  # resampled laws behind the intervals of a and b
+LAWS = 1000  # resampled laws behind the intervals of a and b
 LEAST = 0.02  # coverage at the largest budget below which there is nothing to judge
 ABSURD = 1000  # times that a law may begin below its curve: 3 to 12 where difficulty is mixed
 STRAIGHT = 0.95  # R² from which a curve may be called a straight line in log k
@@ -44,14 +44,19 @@ class LawStudy(NamedTuple):
     low: CoverageLaw  # ends of the 95 % interval of a and of b
     high: CoverageLaw
     error: LawError
-    outside: float  # share of the budgets at which the law leaves the curve's interval
+    outside: (
+        float  # share of the budgets at which the law leaves the curve's interval; NaN without one
+    )
     straight: float  # R² of a straight line in log k
     equal: float  # p of the curve 1 - (1 - p)^k that is closest
     equal_error: LawError
 
 
 class CoverageStudy(NamedTuple):
-    """A coverage curve over problems, with 95 % intervals by resampling them."""
+    """A coverage curve over problems, with 95 % intervals by resampling them.
+
+    The ends of all intervals are NaN where resampling cannot tell: see `coverage_interval`.
+    """
 
     problems: int
     k: Int[np.ndarray, "k"]
@@ -85,9 +90,7 @@ def study_coverage(
     """
     ks = decades(most)
     curves = np.asarray(solved(ks), np.float64)
-    low, high = percentile_interval(
-        bootstrap(lambda rows: rows.mean(0), curves, samples=samples, seed=seed)
-    )
+    low, high = mean_interval(curves, samples=samples, seed=seed)
     study = CoverageStudy(len(curves), ks, curves.mean(0), low, high, None)
     grid = k_grid(most)
     if len(grid) < 2 or np.ptp(study.coverage) < 1e-9:
@@ -107,6 +110,20 @@ def round_budgets(most: int) -> list[int]:
 
 def verdict(study: CoverageStudy) -> str:
     """In words, whether coverage grows log-linearly and follows exp(a k^b)."""
+    return " ".join(filter(None, (_on_the_law(study), _on_the_interval(study))))
+
+
+def _on_the_interval(study: CoverageStudy) -> str:
+    """Why there is none, or nothing."""
+    if not np.isnan(study.low).any():
+        return ""
+    if study.problems == 1:
+        return "One problem gives no interval: what another choice of problems would give is open."
+    what = "No problem is solved" if study.coverage[-1] == 0 else "All problems give the same"
+    return f"{what}: resampling them cannot give an interval."
+
+
+def _on_the_law(study: CoverageStudy) -> str:
     if study.law is None:
         what = "one budget" if len(study.k) < 2 else "a curve that does not rise"
         return f"No law is fitted to {what}."
@@ -123,11 +140,12 @@ def verdict(study: CoverageStudy) -> str:
         )
     said = [_straightness(law.straight, last)]
     ends = f"exp(a k^b) is {law.error.mean:.3f} off on average, {law.error.worst:.3f} at worst"
-    exact = "within the interval of the curve throughout"
     if law.outside > 0:
-        exact = f"outside the interval of the curve at {law.outside:.0%} of the budgets"
-        exact += ": a summary of the curve, not its exact form"
-    said.append(f"{ends}, and {exact}.")
+        ends += f", and outside the interval of the curve at {law.outside:.0%} of the budgets"
+        ends += ": a summary of the curve, not its exact form"
+    elif law.outside == 0:
+        ends += ", and within the interval of the curve throughout"
+    said.append(f"{ends}.")
     if law.error.worst > 0.25 * (last - first):
         said.append("That is over a quarter of its rise: no law to rely on.")
     said.append(
@@ -148,9 +166,12 @@ def _study_law(solved: Solved, grid: np.ndarray, study: CoverageStudy, seed: int
     curves = np.asarray(solved(grid), np.float64)
     coverage = curves.mean(0)
     law = fit_coverage_law(grid, coverage)
-    laws = resampled_laws(grid, curves, samples=LAWS, seed=seed)
-    ends = zip(*(percentile_interval(values) for values in laws), strict=True)
-    low, high = (CoverageLaw(*map(float, end)) for end in ends)
+    low = high = CoverageLaw(np.nan, np.nan)
+    unknown = bool(np.isnan(study.low).any())
+    if not unknown:
+        laws = resampled_laws(grid, curves, samples=LAWS, seed=seed)
+        ends = zip(*(percentile_interval(values) for values in laws), strict=True)
+        low, high = (CoverageLaw(*map(float, end)) for end in ends)
     fine = np.isin(study.k, k_grid(int(grid[-1]), points=FINE))
     k, c = study.k[fine], study.coverage[fine]
     predicted = law.predict(k)
@@ -163,7 +184,7 @@ def _study_law(solved: Solved, grid: np.ndarray, study: CoverageStudy, seed: int
         low=low,
         high=high,
         error=law_error(law, k, c),
-        outside=float(outside.mean()),
+        outside=np.nan if unknown else float(outside.mean()),
         straight=_straight(grid, coverage),
         equal=p,
         equal_error=LawError(float(gap.mean()), float(gap.std()), float(gap.max())),

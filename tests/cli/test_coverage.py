@@ -84,6 +84,9 @@ BAD = [
     ("a.csv", HEAD + "q,3,1.5\n", "a.csv:2: correct must be a whole number; got '1.5'"),
     ("a.csv", HEAD + "q,,1\n", "a.csv:2: n must be a whole number; got ''"),
     ("a.csv", HEAD + "q,0,0\n", "problem q: n must be at least 1; got 0"),
+    ("a.csv", HEAD + "q,1e30,0\n", "problem q: n must be below 1,000,000,000; got 1e+30"),
+    ("a.csv", HEAD + "q,1e12,7\n", "problem q: n must be below 1,000,000,000; got 1000000000000"),
+    ("a.json", f'[{{"problem": 1, "n": 1{"0" * 400}, "correct": 1}}]', "n must be a whole number"),
     ("a.csv", HEAD + "q,3,1\nq,3,2\n", "a.csv:3: problem q is there twice"),
     ("a.csv", HEAD, "table a.csv is empty"),
     ("a.json", "[]", "table a.json is empty"),
@@ -107,6 +110,25 @@ def test_a_bad_table_is_refused_in_one_line(name, content, says, call, tmp_path)
     assert (code, out) == (2, "")
     assert_one_line(err, [says])
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("1e400,2,3,4,5", "costs must be a price, PARAMS"),
+        ("8.5,2,3,4,5", "costs must be a price, PARAMS"),
+        ("1e308,2,3,4,5", "costs must be positive and below 1e+100; got 1e308,2,3,4,5"),
+        ("8,2,3,1e200,5", "costs must be positive and below 1e+100"),
+        ("1e400", "costs must be positive and below 1e+100; got 1e400"),
+        ("nan", "costs must be positive and below 1e+100; got nan"),
+        ("0", "costs must be positive and below 1e+100; got 0"),
+    ],
+)
+def test_a_bad_cost_is_refused_in_one_line(text, says, call, tmp_path):
+    (tmp_path / "a.csv").write_text(table(counts(0)))
+    code, out, err = call(evaluate, "coverage", "a.csv", "--costs", text)
+    assert (code, out) == (2, "")
+    assert_one_line(err, [says])
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,26 @@ def test_counts_without_a_law_still_make_a_report(n, correct, tmp_path):
     assert (tmp_path / "plots/coverage.png").exists()
 
 
+@pytest.mark.parametrize(("n", "correct"), [([100], [3]), ([10], [3]), ([10, 10], [0, 0])])
+def test_without_an_interval_there_is_a_dash_and_a_reason(n, correct, tmp_path):
+    text = write_report(tmp_path, list("ab")[: len(n)], np.array(n), np.array(correct), title="x")
+    first = next(line for line in text.splitlines() if line.startswith("| 1 "))
+    assert first.split("|")[3].strip() == "-"
+    assert ("One problem gives no interval" if len(n) == 1 else "No problem is solved") in text
+    assert not [x for x in ("nan", "(95 % intervals", "(90 % intervals", " - and b") if x in text]
+    summary = (tmp_path / "summary.json").read_text()
+    assert "NaN" not in summary
+    assert set(json.loads(summary)["curve"]["low"]) == {None}
+
+
 @pytest.mark.parametrize(
     ("names", "n", "correct", "message"),
     [
         (["a"], [3], [4], r"problem a: correct must be a whole number in \[0, n\]; got 4 of 3"),
         (["a"], [3], [0.5], "problem a: correct must be a whole number"),
         (["a"], [np.nan], [0], "problem a: correct must be a whole number"),
+        (["a"], [10**30], [0], "problem a: n must be below 1,000,000,000; got 1e\\+30"),
+        (["a"], [10**9], [10**9], "problem a: n must be below 1,000,000,000; got 1000000000"),
         (["a"], [0], [0], "problem a: n must be at least 1; got 0"),
         ([], [], [], "there must be at least one problem"),
         (["a"], [3, 3], [1, 1], "must be equally long; got 1, 2 and 2"),

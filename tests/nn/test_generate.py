@@ -180,6 +180,11 @@ def compilations():
         ({"n_samples": 0}, "n_samples must be >= 1; got 0"),
         ({"batch": 0}, "batch must be >= 1; got 0"),
         ({"stop_strings": ("x",)}, "stop_strings need decode, the text of token ids; got None"),
+        (
+            {"key": jax.random.key(0, impl="rbg")},
+            r"key must be one threefry key, data of shape \(2,\); got \(4,\)",
+        ),
+        ({"key": jax.random.split(KEY, 3)}, r"key must be one threefry key.*got \(3, 2\)"),
         ({"top_p": 2.0}, r"top_p must be in \(0, 1\]; got 2.0"),
     ],
 )

@@ -64,6 +64,17 @@ def test_a_token_that_is_filtered_out_is_never_drawn(seed, spread, k):
     assert np.isfinite(np.take_along_axis(np.asarray(kept), np.asarray(tokens)[:, None], 1)).all()
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-40, 1e-300])
+def test_the_coldest_temperatures_are_greedy(temperature):
+    logits = jax.random.normal(jax.random.key(0), (50, 40)) * 10 + 5
+    keys = jax.random.split(jax.random.key(1), 50)
+    cold, greedy = (
+        next_token(SamplingConfig(temperature=t), keys, logits) for t in (temperature, 0.0)
+    )
+    np.testing.assert_array_equal(cold[0], greedy[0])
+    np.testing.assert_array_equal(cold[1], greedy[1])
+
+
 def test_the_log_probability_is_the_models_whatever_is_kept():
     keys = jax.random.split(jax.random.key(0), 1)
     _, logprob = next_token(SamplingConfig(temperature=0.0), keys, LOGITS + 3)
@@ -88,6 +99,13 @@ def test_a_rows_token_depends_on_its_own_key_and_logits_alone():
         ({"temperature": -1.0}, "temperature must be >= 0 and finite; got -1.0"),
         ({"temperature": float("nan")}, "temperature must be >= 0 and finite; got nan"),
         ({"top_k": 0}, "top_k must be >= 1; got 0"),
+        ({"top_k": 1.5}, "top_k must be a whole number; got 1.5"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number; got 2.5"),
+        ({"max_new_tokens": None}, "max_new_tokens must be a whole number; got None"),
+        ({"stop_tokens": [3]}, r"stop_tokens must be a tuple of whole numbers; got \[3\]"),
+        ({"stop_tokens": ("a",)}, "stop_tokens must be a tuple of whole numbers; got"),
+        ({"stop_strings": "Q:"}, "stop_strings must be a tuple of strings; got 'Q:'"),
+        ({"stop_strings": (3,)}, "stop_strings must be a tuple of strings; got"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\]; got 0.0"),
         ({"min_p": 1.5}, r"min_p must be in \(0, 1\]; got 1.5"),
         ({"max_new_tokens": 0}, "max_new_tokens must be >= 1; got 0"),

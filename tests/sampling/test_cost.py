@@ -97,6 +97,13 @@ def test_a_model_eight_times_larger_pays_off_only_where_it_is_that_much_better()
         (lambda: inference_flops(ModelSize(1, 2, 3), -1, 1, 1), "prompt must be a whole number"),
         (lambda: inference_flops(ModelSize(1, 2, 3), 1, 1, 0.5), "samples must be .* got 0.5"),
         (lambda: inference_flops(ModelSize(1, 2.5, 3), 1, 1, 1), "layers must be .* got 2.5"),
+        (lambda: Cost(0, 0).affords(5), "per_sample must be positive; got 0"),
+        (lambda: Cost(0, np.nan).affords(5), "per_sample must be positive; got nan"),
+        (lambda: Cost(0, 1).affords(np.inf), "budget must be finite; got inf"),
+        (
+            lambda: match_budgets({"m": Contender(Cost(1, 2), 1, np.array([1]))}, [np.nan]),
+            "budget must be finite; got nan",
+        ),
         (lambda: match_budgets({}, [1]), "models and budgets must not be empty"),
         (
             lambda: match_budgets({"m": Contender(Cost(1, 0), 1, np.array([1]))}, [1]),

@@ -146,6 +146,11 @@ def test_the_interval_of_problems_that_are_all_or_nothing_is_that_of_a_share():
     np.testing.assert_allclose([0.5 - low, high - 0.5], half_width, rtol=0.1)
 
 
+@pytest.mark.parametrize("c", [[3], [0, 0, 0], [9, 9, 9]])
+def test_what_resampling_cannot_tell_has_no_interval(c):
+    assert np.isnan(coverage_interval(9, np.array(c), np.array([1, 5]))).all()
+
+
 def test_a_grid_ends_at_one_and_n_and_repeats_nothing():
     for n in (1, 2, 7, 10_000, 12_345_678):
         grid = k_grid(n)

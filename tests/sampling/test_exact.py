@@ -50,6 +50,10 @@ def test_rows_do_not_depend_on_their_batch():
     np.testing.assert_allclose(together, alone, rtol=1e-4)  # float32, other matrix shapes
 
 
+def test_no_problems_have_no_probabilities():
+    assert answer_probability(CONFIG, VARIABLES, [], []).shape == (0,)
+
+
 def test_curves_by_hand():
     # 1 - 0.5^k, certainty, impossibility; a rate below the spacing of floats near 1.
     curves = exact_curves(np.array([0.5, 1.0, 0.0, 1e-20]), np.array([1, 2, 10]))

@@ -95,7 +95,7 @@ def test_another_grader_judges_the_same_samples_again(change, samples, verdicts,
     elif change == "gold":
         golds["sum"] = "#### 5"
     else:
-        monkeypatch.setattr("jlab.sampling.grading.VERSION", 2)
+        monkeypatch.setattr("jlab.sampling.grading.VERSION", 3)
     graded = grade_samples(samples, verdicts, golds, grader)
     assert verdicts.count() == (12 if change == "gold" else 14)
     assert graded["sum"].correct.sum() == {"grader": 2, "gold": 1, "version": 3}[change]

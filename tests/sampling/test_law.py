@@ -53,6 +53,13 @@ def test_many_laws_predict_side_by_side():
     assert laws.predict(7).shape == laws.k_at(0.5).shape == (2,)
 
 
+def test_a_law_that_does_not_grow_never_reaches_a_coverage():
+    laws = CoverageLaw(np.array([-2.0, -2.0, -2.0, 0.0]), np.array([-0.5, 0.0, 0.3, -0.5]))
+    np.testing.assert_allclose(laws.k_at(0.5), [(2 / np.log(2)) ** 2, *[np.inf] * 3], rtol=1e-14)
+    assert laws.k_at([0.2, 0.9]).shape == (4, 2)
+    assert CoverageLaw(-2.0, -1e-4).k_at(0.5) == np.inf
+
+
 def test_the_error_of_a_law_by_hand():
     flat = CoverageLaw(np.log(0.5), 0.0)
     mean, std, worst = law_error(flat, np.array([1, 2]), np.array([0.4, 0.8]))
@@ -89,6 +96,9 @@ def test_a_curve_at_its_ceiling_and_one_that_hardly_leaves_zero_are_fitted():
         (lambda: fit_coverage_law([1, 2], [0.1, 1.2]), r"c must lie in \[0, 1\]; got 0.1 to 1.2"),
         (lambda: fit_coverage_law([1, 2], [0, 0]), "c must rise above 0 .* nothing was solved"),
         (lambda: bootstrap_coverage_law(10, np.zeros(3, int)), "c must hold a correct sample"),
+        (lambda: CoverageLaw(-1.0, 0.5).k_at(0.1), "a and b must be negative .*; got -1.0, 0.5"),
+        (lambda: CoverageLaw(-1.0, 0.0).k_at(0.1), "a and b must be negative .*; got -1.0, 0.0"),
+        (lambda: bootstrap_coverage_law(10, np.array([3])), "c must hold at least 2 problems"),
         (lambda: CoverageLaw(-1.0, -1.0).k_at(1.0), r"coverage must lie in \(0, 1\); got 1.0"),
     ],
 )

@@ -73,6 +73,8 @@ def test_the_oracle_is_right_where_any_sample_is():
     [
         (lambda: majority_vote(np.zeros((2, 0), int)), r"n of at least 1; got \(2, 0\)"),
         (lambda: best_of_n([1, 2], [0.5]), r"equally shaped .* got \(2,\) and \(1,\)"),
+        (lambda: best_of_n([1, 2], [np.nan, 1.0]), "scores must be finite; got nan"),
+        (lambda: weighted_vote([1, 2], [1.0, -np.inf]), "scores must be finite; got -inf"),
         (lambda: weighted_vote(1, 0.5), r"equally shaped \[\.\.\., n\]"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jlab.sampling import CoverageLaw, problem_curves
 from jlab.sampling.exact import exact_curves
-from jlab.sampling.study import decades, round_budgets, study_coverage, verdict
+from jlab.sampling.study import LAWS, decades, round_budgets, study_coverage, verdict
 
 MOST = 1000  # one size of grid, so that the fit is compiled once
 
@@ -75,6 +75,7 @@ def test_round_budgets_are_on_the_grid_and_at_looks_them_up():
     [
         ([0.0, 0.0], 100, "No law is fitted to a curve that does not rise."),
         ([1.0, 1.0], 100, "No law is fitted to a curve that does not rise."),
+        ([0.0], 100, "No law is fitted to a curve that does not rise. One problem gives no"),
         ([0.5, 0.1], 1, "No law is fitted to one budget."),
         ([1e-6, 1e-5], MOST, "Coverage stays below 2%"),
     ],
@@ -82,6 +83,27 @@ def test_round_budgets_are_on_the_grid_and_at_looks_them_up():
 def test_where_there_is_nothing_to_fit_it_is_said(p, most, says):
     study = study_coverage(partial(exact_curves, np.array(p)), most)
     assert verdict(study).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("p", "says"),
+    [
+        ([0.002], "One problem gives no interval"),
+        ([0.0, 0.0], "No problem is solved: resampling them cannot give an interval."),
+        ([1.0, 1.0], "All problems give the same: resampling them cannot give an interval."),
+    ],
+)
+def test_what_resampling_cannot_tell_has_no_interval(p, says):
+    study = study_coverage(partial(exact_curves, np.array(p)), MOST)
+    assert np.isnan([study.low, study.high]).all()
+    assert says in verdict(study)
+    assert "interval of the curve" not in verdict(study)
+    if study.law is not None:
+        assert np.isnan([*study.law.low, *study.law.high, study.law.outside]).all()
+
+
+def test_intervals_of_95_percent_rest_on_as_many_laws_as_they_take():
+    assert LAWS >= 1000  # `bootstrap_coverage_law` says so
 
 
 def test_a_saturated_curve_is_called_no_straight_line():

@@ -4,7 +4,7 @@
 foreign one, commas and dollar signs dropped, then equal strings or equal values. It reads $-5 as
 nothing, 1/2 and 1e3 as 1, takes .5 and 007 for no number, and ignores every `####` but the first.
 `OPENAI`, `LM_EVAL_STRICT` and `LM_EVAL_FLEXIBLE` are what others report. `NUMERIC` is the corrected
-one: it reads numbers as people do and compares their values.
+one: it reads numbers as people do and compares their values; an expression is no number.
 Sources: `llmonk/evaluate/math_datasets.py` of ScalingIntelligence/large_language_monkeys
 (AUTHORS), `grade_school_math/dataset.py` of openai/grade-school-math (OPENAI),
 `lm_eval/tasks/gsm8k/gsm8k.yaml` of EleutherAI/lm-evaluation-harness (LM_EVAL_*); NUMERIC derived.
@@ -22,11 +22,21 @@ LONGEST = 200  # characters of a number; Python refuses to convert 4300 digits
 _AUTHORS = re.compile(r"#### (-?[$0-9.,]+)")
 _OPENAI = re.compile(r"#### (-?[0-9.,]+)")
 _ANY_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-_NEXT_QUESTION = re.compile(r"^\s*(Question|Q):", re.MULTILINE)
-_DECIMAL = r"(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]*)?|\.[0-9]+)"
+# Possessive quantifiers (*+) and `[^\S\n]`, a blank within the line, keep the work linear in
+# blanks, which a model may write by the thousand; in `latex.py` too.
+_NEXT_QUESTION = re.compile(r"^[^\S\n]*+(Question|Q):", re.MULTILINE)
+_DECIMAL = r"(?:[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]*+)?+|\.[0-9]++)"
+_CURRENCY = r"(?:\\?[$€£]\s*+)?+"
+# What shows that a number is only part of something: 3 1/2, 12 - 5 = 7, 1,2345, 2(3), 2 \times 3.
+_MORE = (
+    r"(?<!\.)[ \t)]*+(?:[-+\N{MINUS SIGN}\N{EN DASH}*/\N{MULTIPLICATION SIGN}÷·^=:.,x]{1,2}+"
+    rf"[ \t(]*+{_CURRENCY}\.?)?[0-9]|\([0-9]|[ \t]*+\\(?:d?frac|times|cdot|div|sqrt|pi)(?![a-zA-Z])"
+)
 _NUMBER = re.compile(
-    r"####[\s*]*(?P<sign>[-+\N{MINUS SIGN}]?)\s*(?:\\?[$€£])?\s*(?P<inner>[-+\N{MINUS SIGN}]?)"
-    rf"(?P<value>{_DECIMAL})(?:[eE](?P<exponent>[-+]?[0-9]{{1,3}}))?(?:/(?P<below>{_DECIMAL}))?"
+    rf"####[\s*(]*+(?P<sign>[-+\N{{MINUS SIGN}}]?+)\s*+{_CURRENCY}"
+    rf"(?P<inner>[-+\N{{MINUS SIGN}}]?+)(?P<value>{_DECIMAL})"
+    rf"(?:[eE](?P<exponent>[-+]?[0-9]{{1,3}}))?+(?:[ \t]*+/[ \t]*+(?P<below>{_DECIMAL}))?+"
+    rf"(?P<more>{_MORE})?+"
 )
 
 
@@ -54,15 +64,17 @@ def _lm_eval_flexible(text: str) -> str:
 
 def _lm_eval_ignore(answer: str) -> str:
     """What its exact match does to prediction and reference alike."""
-    for ignored in (",", r"\$", r"(?s).*#### ", r"\.$"):
-        answer = re.sub(ignored, "", answer)
-    return answer.lower()
+    answer = answer.replace(",", "").replace("$", "").rpartition("#### ")[2]
+    return re.sub(r"\.$", "", answer).lower()
 
 
 def _numeric(text: str) -> str:
-    """The value after the last `####` before the model goes on to another question."""
+    """The value after the last `####` before the model goes on to another question.
+
+    A number that goes on into an expression or a list is no answer: 12 - 5 = 7 is neither 12 nor 7.
+    """
     found = list(_NUMBER.finditer(_NEXT_QUESTION.split(text, maxsplit=1)[0]))
-    if not found or len(found[-1][0]) > LONGEST:
+    if not found or found[-1]["more"] is not None or len(found[-1][0]) > LONGEST:
         return INVALID
     part = found[-1].groupdict()
     below = _fraction(part["below"] or "1")

@@ -14,8 +14,8 @@ from jlab.sampling.graders.equivalence import Same
 INVALID = "[invalidanswer]"
 
 _FINAL = re.compile(r"final answer is:?[ \t]*(\S.*)", re.IGNORECASE)
-_CLOSING = re.compile(r"\.?\s*I hope it is correct.*")
-_NEXT_PROBLEM = re.compile(r"^\s*Problem:", re.MULTILINE)
+_CLOSING = re.compile(r"(?:\.|(?<!\s))\s*+I hope it is correct.*")
+_NEXT_PROBLEM = re.compile(r"^[^\S\n]*+Problem:", re.MULTILINE)
 _UNITS = (
     *("squares?", "cubic", "ways", "integers", "dollars?", "cents?", "mph", "inch(?:es)?", "ft"),
     *("foot", "feet", "yards?", "miles?", "km", "cm", "mm", "met(?:er|re)s?", "units?", "points?"),
@@ -23,6 +23,7 @@ _UNITS = (
     *("meals", "edges", "students", "people", "tickets", "multiples"),
 )
 _WRAP = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}"
+_AND = r"(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\d\s})])\b(?:and|or)\b)"
 _NUMBER_END = r"(?<=[0-9)}!])"
 # In order; each keeps the value of what it rewrites.
 _REWRITTEN = tuple(
@@ -32,12 +33,12 @@ _REWRITTEN = tuple(
         (r"\\(?:left|right)(?![A-Za-z])", ""),
         (r"\{,\}|,\\!", ","),
         (r"(?<!\\)\\[!,;: ]|\\q?quad(?![A-Za-z])|~", " "),
-        (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", ""),
+        (r"\^\s*+(?:\{\s*+)?+\\circ\s*\}?|\\degree(?![A-Za-z])", ""),
         (r"\\%", "%"),
         (r"\\?\$|\\[()\[\]]", ""),
-        (r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<=[\d\s})])\b(?:and|or)\b)\s*", ","),
+        (rf"(?:(?<!\s)\s++)?(?:,\s*+)?{_AND}\s*", ","),
         (rf"{_NUMBER_END}\s*{_WRAP}(?:\^\{{?[23]\}}?)?\s*$", ""),
-        (rf"{_NUMBER_END}\s*\b(?:(?:{'|'.join(_UNITS)})\b\s*)+(?:\^\{{?[23]\}}?)?\s*$", ""),
+        (rf"{_NUMBER_END}\s*\b(?:(?:{'|'.join(_UNITS)})\b\s*+)++(?:\^\{{?[23]\}}?)?\s*$", ""),
         (r"\\sqrt\s*([0-9a-zA-Z])", r"\\sqrt{\1}"),
         (r"\\frac\s*([0-9a-zA-Z])", r"\\frac{\1}"),
         (r"(\\frac\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}"),

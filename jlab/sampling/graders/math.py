@@ -45,7 +45,7 @@ DELETED = (
     *("\\text{}", "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots"),
 )
 REWRITTEN = (
-    (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # what stands between the first two dollar signs
+    (r"(?m)^(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),  # what stands between the first two dollar signs
     (r"(\\text\{)(.*?)(\})", r"\2"),
     (r"(\\textbf\{)(.*?)(\})", r"\2"),
     (r"(\\overline\{)(.*?)(\})", r"\2"),

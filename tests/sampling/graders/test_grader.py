@@ -4,7 +4,23 @@ import numpy as np
 import pytest
 
 from jlab.sampling import Grader, grade
+from jlab.sampling.graders import gsm8k, math
 from jlab.sampling.graders.grader import same_or_equivalent
+
+LONG = 200_000  # a reading whose work grows with the square would take minutes
+HARD = (
+    "####" + "\n" * LONG + "x",
+    "#### - $" + " " * LONG + "x",
+    "#### " + "9" * LONG + "x",
+    "\n" * LONG + "x",
+    "The final answer is $1$" + " " * LONG + "x$",
+    "The final answer is 5 cm" + " " * LONG + "x",
+    "The final answer is 1," + " " * LONG + "x",
+    "The final answer is 1^" + " " * LONG + "x",
+    "Final Answer: The final answer is " + "9" * LONG + ". I hope it is correct.",
+    "\\boxed{" + "{" * LONG,
+    "\\boxed{" + "{" * LONG + "}" * LONG + "}",
+)
 
 
 def made(same, symbolic=False) -> Grader:
@@ -35,6 +51,12 @@ def test_ten_thousand_samples_with_a_slow_comparison_wait_for_the_different_ones
     graded = grade(made(same_or_equivalent, symbolic=True), texts, "7.0", slow)
     assert len(asked) == 200
     assert graded.correct.sum() == 50
+
+
+@pytest.mark.parametrize("grader", [*gsm8k.GRADERS, *math.GRADERS], ids=lambda x: x.name)
+@pytest.mark.parametrize("text", HARD, ids=range(len(HARD)))
+def test_the_work_of_reading_grows_no_faster_than_the_text(grader, text):
+    assert isinstance(grader.extract(text), str)
 
 
 def test_no_samples_are_no_verdicts():

@@ -37,6 +37,26 @@ def test_readings_of_a_text(text):
     assert tuple(grader.extract(text) for grader in gsm8k.GRADERS[1:]) == READINGS[text]
 
 
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        *[(text, "5") for text in ("(5)", "($5)", "5 apples.", "5%", "5.", "5 - so", "5x faster")],
+        *[
+            (text, "5")
+            for text in ("5 (of 10)", "5. 10 are left", "5\n10 are left", "5\\text{ cm}")
+        ],
+        *[(text, "5") for text in ("10 / 2", "10/2.", "**5**, no", "5-hour", "5 e")],
+        *[(text, "1234") for text in ("1,234", "1234", "1,234,")],
+        *[(text, None) for text in ("3 1/2", "12 - 5 = 7", "12-5", "1,2345", "1,23", "1.2.3")],
+        *[(text, None) for text in ("12 \N{MINUS SIGN} $5 = $7", "(12 + 5)", "5 * 4 = 20", "2**3")],
+        *[(text, None) for text in ("1/2/3", "1e1234", "3:30", "3, 4", "2(3)", r"2 \times 3")],
+        *[(text, None) for text in ("10/2 = 5", "12 345", "5 x 3", "5 + .5", r"2\frac12")],
+    ],
+)
+def test_a_number_that_goes_on_is_not_that_number(written, value):
+    assert gsm8k.NUMERIC.extract(f"#### 8\n#### {written}") == (value or gsm8k.INVALID)
+
+
 @given(st.fractions(max_denominator=10**6), st.sampled_from(["", "$", "\\$", "€"]))
 def test_the_numeric_grader_reads_back_every_fraction(value, currency):
     sign = "-" if value < 0 else ""
