@@ -44,9 +44,7 @@ class LawStudy(NamedTuple):
     low: CoverageLaw  # ends of the 95 % interval of a and of b
     high: CoverageLaw
     error: LawError
-    outside: (
-        float  # share of the budgets at which the law leaves the curve's interval; NaN without one
-    )
+    outside: float  # share of the budgets at which the law leaves the interval; NaN without one
     straight: float  # R² of a straight line in log k
     equal: float  # p of the curve 1 - (1 - p)^k that is closest
     equal_error: LawError
