@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from jlab.nn import (
@@ -71,13 +72,12 @@ def linearize(
         layer if i in softmax_layers else swapped(layer) for i, layer in enumerate(config.pattern)
     )
     config = replace(config, pattern=tuple(pattern))
-    # Only the leaves that are new are kept; a compiler drops the work for the others.
-    fresh = jax.jit(Transformer(config).init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
-    return config, _completed(params, fresh["params"])
+    old = flatten_dict(params)
 
+    @jax.jit
+    def fresh():  # the leaves that `params` lacks: the compiler drops the others
+        model = Transformer(config).init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+        found = flatten_dict(model["params"])
+        return {path: leaf for path, leaf in found.items() if path not in old}
 
-def _completed(old: PyTree, new: PyTree) -> PyTree:
-    """`new` with the leaves that `old` has."""
-    if not isinstance(new, dict):
-        return old
-    return {key: _completed(old[key], new[key]) if key in old else new[key] for key in new}
+    return config, unflatten_dict(old | fresh())

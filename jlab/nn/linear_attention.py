@@ -6,6 +6,7 @@ Source: Katharopoulos et al. 2020, arXiv 2006.16236, Equations 8-12; LoLCATs, ar
 Equations 2-4.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
 from jlab.nn.feature_maps import EPS
+from pallas_kernels.dispatch import Implementation
 
 # The log decay at a segment's first token: exp(-128) is 0 in float32, and sums of it are exact.
 _FORGET = -128.0
@@ -37,6 +39,7 @@ def linear_attention(
     initial_state: LinearState | None = None,
     return_state: bool = False,
     eps: float = EPS,
+    implementation: Implementation | None = None,
 ) -> Float[Array, "b l heads dim"] | tuple[Float[Array, "b l heads dim"], LinearState]:
     """What each token reads; sums are at least float32, the result has the dtype of `v`.
 
@@ -50,9 +53,11 @@ def linear_attention(
       initial_state: what an earlier call returned, whose segment goes on with the first token.
       return_state: also return the state after the last token.
       eps: added to the denominator.
+      implementation: of the chunked form, as for `pallas_kernels.linear_attention`.
 
     Raises:
       ValueError: for shapes that do not fit together, or an unknown form.
+      NotImplementedError: for an implementation asked for that does not take these inputs.
 
     >>> phi, v = jnp.ones((1, 3, 2, 4)), jnp.arange(3.0).reshape(1, 3, 1, 1)
     >>> linear_attention(phi, phi, v)[0, :, 0, 0].tolist()  # the mean of what was read
@@ -77,7 +82,8 @@ def linear_attention(
     state = None
     if initial_state is not None:
         state = jnp.concatenate([initial_state.kv, initial_state.k_sum[..., None]], axis=-1)
-    run = {"chunked": _chunked, "quadratic": _quadratic, "recurrent": _recurrent}[form]
+    chunked = functools.partial(_chunked, implementation)
+    run = {"chunked": chunked, "quadratic": _quadratic, "recurrent": _recurrent}[form]
     sums, state = run(phi_q, phi_k, values, _begins(segment_ids), state)
     y = (sums[..., :-1] / (sums[..., -1:] + eps)).astype(v.dtype)
     return (y, LinearState(state[..., :-1], state[..., -1])) if return_state else y
@@ -91,13 +97,19 @@ def _begins(segment_ids: Int[Array, "b l"] | None) -> Bool[Array, "b l"] | None:
     return jnp.concatenate([jnp.zeros_like(segment_ids[:, :1], bool), ~same], axis=1)
 
 
-def _chunked(phi_q, phi_k, values, begins, state):
+def _chunked(implementation, phi_q, phi_k, values, begins, state):
     decay = None
     if begins is not None:
         decay = jnp.where(begins, _FORGET, 0).astype(values.dtype)
         decay = jnp.broadcast_to(decay[:, :, None], values.shape[:3])
     return pallas_kernels.linear_attention(
-        phi_q, phi_k, values, log_decay=decay, initial_state=state, return_state=True
+        phi_q,
+        phi_k,
+        values,
+        log_decay=decay,
+        initial_state=state,
+        return_state=True,
+        implementation=implementation,
     )
 
 

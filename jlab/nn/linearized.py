@@ -74,17 +74,20 @@ class LinearizedAttention(nn.Module):
         map_k = map_q if layer.feature_map.tied else FeatureMap(layer, name="feature_map_k")
         phi_q, phi_k = map_q(q), map_k(shared)
         real = None if segment_ids is None else segment_ids != PADDING
-        state = cached[0] if cached else None
-        settings = {"segment_ids": segment_ids if cached is None else None}
-        settings |= {"initial_state": state, "return_state": cached is not None}
+        settings = {
+            "segment_ids": segment_ids if cached is None else None,
+            "initial_state": cached[0] if cached else None,
+            "return_state": cached is not None,
+            "implementation": self.implementation,
+        }
         if layer.attention == "linear":
-            out = linear_attention(phi_q, phi_k, v, mask=real, **settings)
+            form = "recurrent" if cached and q.shape[1] == 1 else "chunked"
+            out = linear_attention(phi_q, phi_k, v, form, mask=real, **settings)
             if cached is not None:
                 return out
             x = Linearized(q, shared, phi_q, phi_k, None, None)
             return self._taught(out, x, k, v, segment_ids), None
         settings |= {"window": layer.window, "kind": layer.attention.removeprefix("hybrid_")}
-        settings |= {"implementation": self.implementation}
         logit = self.param("window_factor", nn.initializers.constant(WINDOW_LOGIT), (layer.heads,))
         near = jax.nn.sigmoid(logit)
         factors = (near, 1 - near if layer.affine else jnp.ones_like(near))
