@@ -1,6 +1,8 @@
 """JSON objects read field by field, each value checked as it is read."""
 
 import json
+import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,10 +41,12 @@ class Fields(NamedTuple):
             if default is _REQUIRED:
                 raise ValueError(f"{self.prefix}{name} is missing; it must be {_KINDS[kind]}")
             return default
-        if kind is float and type(value) is int:
-            return float(value)
+        if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+            value = float(value)
         if type(value) is not kind:  # bool is an int to isinstance
             raise ValueError(f"{self.prefix}{name} must be {_KINDS[kind]}; got {value!r}")
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{self.prefix}{name} must be finite; got {value}")
         return value
 
     def size(self, name: str, default: Any = _REQUIRED) -> Any:

@@ -1,6 +1,7 @@
 """Reading `config.json`: both spellings, defaults, and refusals by name."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -177,6 +178,8 @@ REFUSED = [
     ({"num_key_value_heads": 3}, "num_key_value_heads must divide num_attention_heads = 4; got 3"),
     ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false; got 'yes'"),
     ({"rms_norm_eps": "1e-5"}, "rms_norm_eps must be a number; got '1e-5'"),
+    ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a number; got 10000"),
+    ({"rope_theta": math.inf}, "rope_theta must be finite; got inf"),
     ({"hidden_act": "relu2"}, "hidden_act must be one of silu, .*; got 'relu2'"),
     ({"quantization_config": QUANTIZED}, "quantization_config is not supported; got {'quant_"),
     ({"num_local_experts": 8}, "num_local_experts is not supported; got 8"),
