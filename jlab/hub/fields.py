@@ -41,8 +41,8 @@ class Fields(NamedTuple):
             if default is _REQUIRED:
                 raise ValueError(f"{self.prefix}{name} is missing; it must be {_KINDS[kind]}")
             return default
-        if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
-            value = float(value)
+        if kind is float and type(value) is int:
+            value = float(value) if abs(value) <= sys.float_info.max else math.inf
         if type(value) is not kind:  # bool is an int to isinstance
             raise ValueError(f"{self.prefix}{name} must be {_KINDS[kind]}; got {value!r}")
         if kind is float and not math.isfinite(value):
