@@ -16,6 +16,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("jlab", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("jlab")
 
+_MAPS = Path("/proc/self/maps")
+_MANY_MAPS = 15_000  # the longest test module adds some ten thousand
+
 
 def golden_folder() -> Path:
     """Folder of the reference numbers: `JLAB_GOLDEN` where set, else the copies kept here."""
@@ -26,6 +29,17 @@ def third_party_folder() -> Path | None:
     """Folder of reference data that is not ours to copy: `JLAB_GOLDEN`, else `JLAB_REFERENCE`."""
     named = os.environ.get("JLAB_GOLDEN") or os.environ.get("JLAB_REFERENCE")
     return Path(named) if named else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_earlier_modules():
+    """Drops them: each compiled program takes some of the 65530 memory maps of a Linux process.
+
+    A process that has used them up is aborted by the compiler.
+    """
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
