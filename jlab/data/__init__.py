@@ -23,6 +23,7 @@ from jlab.data.batch import Batch
 from jlab.data.groups import DataConfig, Groups, load_groups
 from jlab.data.loader import LoaderState, MixtureLoader, assign
 from jlab.data.pack import Packed, evaluation_batches, make_batch, pack
+from jlab.data.repeat import repeated
 from jlab.data.tokenizer import Tokenizer, byte_tokenizer, file_tokenizer, folder_tokenizer
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "load_groups",
     "make_batch",
     "pack",
+    "repeated",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Bool, Int, Integer
 
 from jlab.data.batch import Batch
 
@@ -21,6 +21,7 @@ class Packed:
     tokens: Integer[np.ndarray, "tokens"]  # in memory or mapped from a file
     starts: Int[np.ndarray, "documents"]  # where each document begins in `tokens`
     length: int
+    learned: Bool[np.ndarray, "tokens"] | None = None  # tokens that count as targets; None: all
 
     def __len__(self) -> int:
         return max(0, (len(self.tokens) - 1) // self.length)
@@ -29,12 +30,20 @@ class Packed:
         self, windows: Int[np.ndarray, "n"]
     ) -> tuple[Int[np.ndarray, "n length+1"], Int[np.ndarray, "n length+1"]]:
         """The tokens of each window with the target of the last, and each token's document."""
+        places = self._places(windows)
+        documents = np.searchsorted(self.starts, places, side="right") - 1
+        return self.tokens[places].astype(np.int32), documents
+
+    def counted(self, windows: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n length"]:
+        """Which targets of each window are to be learned."""
+        places = self._places(windows)[:, 1:]
+        return np.ones(places.shape, bool) if self.learned is None else self.learned[places]
+
+    def _places(self, windows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n length+1"]:
         windows = np.asarray(windows, np.int64)
         if windows.size and not (windows.min() >= 0 and windows.max() < len(self)):
             raise IndexError(f"windows must be in 0..{len(self) - 1}; got {windows}")
-        places = windows[:, None] * self.length + np.arange(self.length + 1)
-        documents = np.searchsorted(self.starts, places, side="right") - 1
-        return self.tokens[places].astype(np.int32), documents
+        return windows[:, None] * self.length + np.arange(self.length + 1)
 
     def window(self, window: int) -> Int[np.ndarray, "length+1"]:
         """The tokens of one window with the target of the last."""
@@ -88,8 +97,10 @@ def make_batch(
     length = packed[0].length
     tokens = np.empty((len(ids), length + 1), np.int32)
     documents = np.empty((len(ids), length + 1), np.int64)
+    counted = np.empty((len(ids), length), bool)
     for g in np.unique(group):
         tokens[group == g], documents[group == g] = packed[g].rows(ids[group == g])
+        counted[group == g] = packed[g].counted(ids[group == g])
     if not document_mask:
         documents[:] = 0
     begins = np.diff(documents, axis=1) > 0
@@ -100,7 +111,7 @@ def make_batch(
     return Batch(
         tokens=tokens[:, :-1],
         targets=tokens[:, 1:],
-        mask=np.logical_not(begins).astype(np.float32),
+        mask=(counted & ~begins).astype(np.float32),
         segment_ids=(documents[:, :-1] - documents[:, :1]).astype(np.int32),
         positions=positions.astype(np.int32),
         group=np.asarray(group, np.int32),

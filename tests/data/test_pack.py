@@ -1,5 +1,7 @@
 """Windows cover the stream once; batches know their documents."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -112,3 +114,11 @@ def test_a_limit_spreads_the_windows_over_each_group():
     assert batch.ids.tolist() == [0, 2, 4, 6, 8, 0, 1, -1]
     with pytest.raises(ValueError, match="batch_size and max_windows must be at least 1"):
         list(evaluation_batches(packed, 8, max_windows=0))
+
+
+def test_only_learned_tokens_count_as_targets():
+    packed = pack([np.arange(1, 10)], 4)
+    packed = replace(packed, learned=packed.tokens % 2 == 0)
+    batch = make_batch([packed], np.array([0, 0]), np.array([0, 1]))
+    np.testing.assert_array_equal(batch.targets, [[2, 3, 4, 5], [6, 7, 8, 9]])
+    np.testing.assert_array_equal(batch.mask, [[1, 0, 1, 0], [1, 0, 1, 0]])
