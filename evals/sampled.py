@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from evals.model import Model, check_model, load_model
 from evals.sampled_config import SampledConfig, Task
 from jlab.cli import (
     OneLineParser,
@@ -27,6 +26,7 @@ from jlab.cli import (
 
 if TYPE_CHECKING:
     from jlab.jobs import Store
+    from jlab.training.pretrained import Model
 
 
 def main(module: ModuleType, name: str, words: Sequence[str]) -> int:
@@ -78,6 +78,8 @@ def _resumed(options, name: str) -> Path:
 def _run(
     module: ModuleType, name: str, config: SampledConfig, folder: Path | None, runs: Path
 ) -> int:
+    from jlab.training.pretrained import check_model, load_model
+
     check_model(config.model, config.revision)
     task = module.prepare(config)
 
@@ -85,12 +87,13 @@ def _run(
     from jlab.jobs import open_store
     from jlab.training.config import to_dict
     from jlab.training.devices import environment, use_compilation_cache
+    from jlab.training.mesh import MeshConfig
     from jlab.training.run import Run
     from jlab.training.signals import Interrupted, stop_on_signal
 
     use_compilation_cache()
     _say(f"reading {config.model}")
-    model = load_model(config.model, config.revision, config.dtype, config.tensor)
+    model = load_model(config.model, config.revision, config.dtype, MeshConfig(tensor=config.tensor))
     root = runs / name
     path = folder or root / f"{claim_number(root):03d}"
     settings = _settings(config, task, model)
@@ -112,7 +115,7 @@ def _run(
     return 0
 
 
-def _settings(config: SampledConfig, task: Task, model: Model) -> dict:
+def _settings(config: SampledConfig, task: Task, model: "Model") -> dict:
     """All that every sample depends on; another run with other ones cannot go on with its store."""
     import dataclasses
 
@@ -125,7 +128,7 @@ def _settings(config: SampledConfig, task: Task, model: Model) -> dict:
     }
 
 
-def _draw(config: SampledConfig, task: Task, model: Model, samples: "Store") -> None:
+def _draw(config: SampledConfig, task: Task, model: "Model", samples: "Store") -> None:
     import jax
 
     from jlab.sampling import Problem, draw_samples

@@ -1,9 +1,7 @@
 """What evaluations by repeated sampling have in common: fields of the config, task, verdicts."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-from evals.model import Dtype
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from jlab.sampling import Graded, SamplingConfig
@@ -19,7 +17,7 @@ class SampledConfig:
     """Hugging Face folder or hub id (Llama, Mistral, Qwen2, GPT-NeoX), or folder of a run here."""
     revision: str | None = None
     """Branch, tag or commit of a hub id (None: its main branch)."""
-    dtype: Dtype = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the model's parameters and computation."""
     n_samples: int = 100
     """Samples of each problem; more of them later with --resume."""

@@ -102,12 +102,15 @@ class Groups(NamedTuple):
         return [*self.notes, *left_out]
 
 
-def load_groups(config: DataConfig, progress: Progress | None = None) -> Groups:
+def load_groups(
+    config: DataConfig, progress: Progress | None = None, tokenizer: Tokenizer | None = None
+) -> Groups:
     """Read, split, tokenise and pack the groups, or find all that in the cache.
 
     Args:
       config: what to load.
       progress: hears what is being done, only where the cache does not have it.
+      tokenizer: of a model that is there already; None: the one that the config names.
 
     Raises:
       ValueError, FileNotFoundError: one line that names the group, file and line, or the field.
@@ -116,7 +119,7 @@ def load_groups(config: DataConfig, progress: Progress | None = None) -> Groups:
     sources, notes = _sources(config)
     cache = _cache_dir(config)
     corpora = {n: _corpus(n, source, config, cache, progress) for n, source in sources.items()}
-    tokenizer = _tokenizer(config, corpora, cache, progress)
+    tokenizer = tokenizer or _tokenizer(config, corpora, cache, progress)
     packed, counts = {}, {}
     for name, corpus in corpora.items():
         packed[name], counts[name] = _tokens(name, corpus, tokenizer, config, cache, progress)

@@ -19,7 +19,10 @@ layer reads what softmax read; step 2 trains low-rank updates of the projections
 (2, 1, 2, 128, 8)
 """
 
+from jlab.linearize.controls import without_linear, without_window
+from jlab.linearize.losses import TransferLoss, block_step, transfer_step, tuning_step
 from jlab.linearize.pack import pack_released
+from jlab.linearize.parts import join_maps, split_maps, with_trained
 from jlab.linearize.released import released_attention, released_masks
 from jlab.linearize.swap import linearize
 from jlab.linearize.transfer import measure_transfer, transfer_loss
@@ -30,16 +33,25 @@ from pallas_kernels import HybridState, hybrid_attention
 __all__ = [
     "HybridState",
     "LinearState",
+    "TransferLoss",
     "adapter_map",
+    "block_step",
     "feature_map",
     "hybrid_attention",
     "identity_maps",
+    "join_maps",
     "linear_attention",
     "linearize",
     "measure_transfer",
     "pack_released",
     "released_attention",
     "released_masks",
+    "split_maps",
     "transfer_loss",
+    "transfer_step",
+    "tuning_step",
     "uniform_maps",
+    "with_trained",
+    "without_linear",
+    "without_window",
 ]

@@ -46,11 +46,26 @@ def transfer_loss(
     """
     taught = replace(config, transfer=TransferConfig(weights=xent_factor != 0))
     found = measure_transfer(taught, params, tokens, **inputs)
+    factors = {"mse_factor": mse_factor, "xent_factor": xent_factor, "scale_free": scale_free}
+    return weighed(found, **factors), found
+
+
+def weighed(
+    found: dict[str, Float[Array, "linearized"]],
+    mse_factor: float,
+    xent_factor: float,
+    scale_free: bool,
+    layers: int | None = None,
+) -> Float[Array, ""]:
+    """The loss of what was found; `layers` is of how many it is the mean, where not of these.
+
+    A block of a model is then trained by what the whole model's loss owes to it.
+    """
     mse = found["mse"] / found["variance"] if scale_free else found["mse"]
     loss = mse_factor * mse.mean()
     if xent_factor:
         loss += xent_factor * found["xent"].mean()
-    return loss, found
+    return loss * (len(mse) / (layers or len(mse)))
 
 
 def measure_transfer(
@@ -60,7 +75,12 @@ def measure_transfer(
     if all(layer.attention == "softmax" for layer in config.pattern):
         raise ValueError("config must have linear or hybrid layers; got softmax alone")
     model = Transformer(config)
-    sown = model.apply({"params": params}, tokens, **inputs, mutable="transfer")[1]["transfer"]
+    sown = model.apply({"params": params}, tokens, **inputs, mutable="transfer")[1]
+    return by_depth(config, sown["transfer"]["blocks"])
+
+
+def by_depth(config: TransformerConfig, sown: PyTree) -> dict[str, Float[Array, "linearized"]]:
+    """What the layers of a stack have sown, each in order of depth."""
     positions = [str(i) for i, layer in enumerate(config.pattern) if layer.attention != "softmax"]
-    found = [sown["blocks"][i]["attn"]["linearized"] for i in positions]
+    found = [sown[i]["attn"]["linearized"] for i in positions]
     return {name: jnp.stack([x[name] for x in found], axis=1).ravel() for name in found[0]}

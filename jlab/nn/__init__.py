@@ -34,7 +34,16 @@ from jlab.nn.count import count_params, flops_per_token
 from jlab.nn.families import llama, mistral, neox, qwen2
 from jlab.nn.lora import lora_init, lora_merge, lora_unmerge
 from jlab.nn.losses import cross_entropy
-from jlab.nn.surgery import apply_layer, get_layer, restack, set_layer, unstacked_names
+from jlab.nn.surgery import (
+    apply_layer,
+    apply_stack,
+    get_layer,
+    join_stacks,
+    restack,
+    set_layer,
+    take_stack,
+    unstacked_names,
+)
 from jlab.nn.transformer import Output, Transformer
 
 __all__ = [
@@ -48,12 +57,14 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "apply_layer",
+    "apply_stack",
     "count_params",
     "cross_entropy",
     "flops_per_token",
     "fork",
     "get_layer",
     "init_cache",
+    "join_stacks",
     "llama",
     "lora_init",
     "lora_merge",
@@ -63,6 +74,7 @@ __all__ = [
     "qwen2",
     "restack",
     "set_layer",
+    "take_stack",
     "take",
     "unstacked_names",
 ]

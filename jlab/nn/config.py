@@ -138,6 +138,8 @@ class LayerConfig:
     """features of linear and hybrid attention"""
     affine: bool = False
     """hybrid attention weighs its linear part by 1 - g, g that of its window; otherwise by 1"""
+    far: bool = True
+    """hybrid attention reads what lies before its window; false to see what a model owes to that"""
 
     def __post_init__(self):
         _positive(self, "heads", "kv_heads", "head_dim", "d_ff")
@@ -153,6 +155,8 @@ class LayerConfig:
         elif self.attention == "linear":
             allowed = "None where layer.attention is linear"
             _require(self.window is None, "layer.window", self.window, allowed)
+        allowed = f"true where layer.attention is {self.attention}"
+        _require(self.far or self.hybrid, "layer.far", self.far, allowed)
         if self.attention != "softmax" and self.feature_map.skip:
             fits, allowed = self.feature_map.features == self.head_dim, f"{self.head_dim} with skip"
             _require(fits, "feature_map.features", self.feature_map.features, allowed)

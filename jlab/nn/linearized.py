@@ -90,7 +90,8 @@ class LinearizedAttention(nn.Module):
         settings |= {"window": layer.window, "kind": layer.attention.removeprefix("hybrid_")}
         logit = self.param("window_factor", nn.initializers.constant(WINDOW_LOGIT), (layer.heads,))
         near = jax.nn.sigmoid(logit)
-        factors = (near, 1 - near if layer.affine else jnp.ones_like(near))
+        rest = 1 - near if layer.affine else jnp.ones_like(near)
+        factors = (near, rest if layer.far else jnp.zeros_like(rest))
         arrays = (q, k, v, phi_q.astype(q.dtype), phi_k.astype(q.dtype))
         if cached is not None:
             return _resumed(arrays, factors, real, settings)

@@ -5,13 +5,14 @@ embedding; it lies in `blocks/<n % pattern>` at index n // pattern of the leadin
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jlab.nn.block import Layer
+from jlab.nn.block import Layer, scanned_blocks
 from jlab.nn.config import TransformerConfig
 from jlab.nn.transformer import read_context
 
@@ -59,6 +60,73 @@ def apply_layer(
     position = int(_place(config, layer)[0])
     context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
     return Layer(config, position).apply({"params": layer_params}, x, None, context)[0]
+
+
+def take_stack(
+    params: Params, config: TransformerConfig, start: int, stop: int
+) -> tuple[TransformerConfig, Params]:
+    """Layers `start` to `stop`, the last left out: their config, and their part of `blocks`.
+
+    Raises:
+      ValueError: no such layers, or a border within the pattern that one scan repeats.
+    """
+    period = len(config.pattern)
+    if not 0 <= start < stop <= config.layers:
+        raise ValueError(f"layers must be some of 0..{config.layers}; got {start}..{stop}")
+    blocks = params["blocks"]
+    if config.repeats == 1:
+        part = {str(i - start): blocks[str(i)] for i in range(start, stop)}
+        return replace(config, pattern=config.pattern[start:stop]), part
+    if start % period or stop % period:
+        raise ValueError(
+            f"layers must be cut between repeats of the pattern of {period}; got {start}..{stop}"
+        )
+    rows = slice(start // period, stop // period)
+    part = jax.tree.map(lambda leaf: leaf[rows], blocks)
+    return replace(config, repeats=rows.stop - rows.start), part
+
+
+def join_stacks(
+    config: TransformerConfig, starts: Sequence[int], stacks: Sequence[Params]
+) -> Params:
+    """`blocks` of the model of which these are consecutive layers: the inverse of `take_stack`.
+
+    Args:
+      config: of the whole model.
+      starts: number of each stack's first layer.
+      stacks: may hold just some of each layer's parameters.
+    """
+    if config.repeats > 1:
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacks)
+    return {
+        str(start + int(i)): layer
+        for start, stack in zip(starts, stacks, strict=True)
+        for i, layer in stack.items()
+    }
+
+
+def apply_stack(
+    config: TransformerConfig,
+    blocks: Params,
+    x: Float[Array, "b l d"],
+    positions: Int[Array, "b l"] | None = None,
+    segment_ids: Int[Array, "b l"] | None = None,
+) -> tuple[Float[Array, "b l d"], dict[str, Any]]:
+    """The residual stream after the layers of a stack, and the collections that they sow.
+
+    Args:
+      config: of the stack, as `take_stack` gives it.
+      blocks: of the stack.
+      x: what its first layer reads.
+      positions: as for the model.
+      segment_ids: as for the model.
+    """
+    context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
+    sown = ["transfer"] if config.transfer else []
+    apart = (None,) * len(config.pattern)  # no cache
+    stack = scanned_blocks(config)(config)
+    (x, _), found = stack.apply({"params": blocks}, x, apart, context, mutable=sown)
+    return x, found
 
 
 def unstacked_names(config: TransformerConfig, path: Sequence[str]) -> tuple[str, ...]:

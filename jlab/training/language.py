@@ -18,15 +18,26 @@ from jlab.training.state import Aux, Mean
 from jlab.training.step import LossFn
 
 
-def language_loss(config: TransformerConfig, groups: int, z_loss: float = 0.0) -> LossFn:
+Variables = Callable[[PyTree], dict[str, PyTree]]  # of what is trained: all that the model reads
+
+
+def whole(params: PyTree) -> dict[str, PyTree]:
+    """The variables of a model of which everything is trained."""
+    return {"params": params}
+
+
+def language_loss(
+    config: TransformerConfig, groups: int, z_loss: float = 0.0, variables: Variables = whole
+) -> LossFn:
     """Mean next-token loss in nats, and the loss of each group of the batch.
 
     `extras["loss_weights"]` (`[groups]`), where present, weighs the rows of each group.
 
     Args:
-      config: the model.
+      config: the model; adapters with dropout draw it from the step's key.
       groups: number of groups m.
       z_loss: coefficient of logsumexp(logits)^2, which keeps logits near zero.
+      variables: the model's variables from what is trained of it.
 
     Returns:
       A loss function for `make_train_step`; its metrics: `group_loss[m]` (mean over the rows of
@@ -35,7 +46,8 @@ def language_loss(config: TransformerConfig, groups: int, z_loss: float = 0.0) -
     """
 
     def loss_fn(params: PyTree, extras: dict, batch: Batch, key: Array):
-        loss = token_loss(config, params, batch, z_loss)
+        drops = config.lora is not None and config.lora.dropout > 0
+        loss = token_loss(config, variables(params), batch, z_loss, key if drops else None)
         weight = batch.mask
         if "loss_weights" in extras:
             weight = weight * extras["loss_weights"][batch.group][:, None]
@@ -52,12 +64,19 @@ def language_loss(config: TransformerConfig, groups: int, z_loss: float = 0.0) -
 
 
 def token_loss(
-    config: TransformerConfig, params: PyTree, batch: Batch, z_loss: float = 0.0
+    config: TransformerConfig,
+    variables: dict[str, PyTree],
+    batch: Batch,
+    z_loss: float = 0.0,
+    key: Array | None = None,
 ) -> Float[Array, "batch length"]:
-    """Loss of every target in nats, masked or not; attention stays within segments."""
-    output = Transformer(config).apply(
-        {"params": params}, batch.tokens, batch.positions, batch.segment_ids
-    )
+    """Loss of every target in nats, masked or not; attention stays within segments.
+
+    With a key, adapters drop parts of what they read.
+    """
+    rngs = None if key is None else {"dropout": key}
+    inputs = (batch.tokens, batch.positions, batch.segment_ids)
+    output = Transformer(config).apply(variables, *inputs, rngs=rngs)
     return cross_entropy(output.logits, batch.targets, z_loss)
 
 
@@ -75,8 +94,9 @@ def make_evaluate(
     groups: int,
     mesh: Mesh,
     rows: slice = slice(None),
+    variables: Variables = whole,
 ) -> Callable[[PyTree], GroupLosses]:
-    """Build `evaluate(params) -> GroupLosses` over fixed batches.
+    """Build `evaluate(params) -> GroupLosses` over fixed batches; `variables` as in the loss.
 
     The batches stay on the devices; of each, this process feeds `rows`. Sums are float64 on the
     host, because a mixing method takes differences of these losses that are a hundredth of a nat.
@@ -89,7 +109,7 @@ def make_evaluate(
     row_sums = make_row_sums(config, mesh)
 
     def evaluate(params: PyTree) -> GroupLosses:
-        sums = jax.device_get([row_sums(params, batch) for batch in placed])
+        sums = jax.device_get([row_sums(variables(params), batch) for batch in placed])
         nats, tokens = (np.concatenate(part).astype(np.float64) for part in zip(*sums, strict=True))
         real = tokens > 0  # rows that only fill up the last batch have no tokens
 
@@ -105,12 +125,12 @@ def make_evaluate(
 
 @lru_cache(maxsize=8)
 def make_row_sums(config: TransformerConfig, mesh: Mesh) -> Callable:
-    """Build `(params, batch) -> (nats[b], tokens[b])`: loss and number of targets of each row.
+    """Build `(variables, batch) -> (nats[b], tokens[b])`: loss and number of targets of each row.
 
     Compiled, once for all evaluations of a process; the results are whole on every process.
     """
 
-    def row_sums(params: PyTree, batch: Batch):
-        return (token_loss(config, params, batch) * batch.mask).sum(-1), batch.mask.sum(-1)
+    def row_sums(variables: dict[str, PyTree], batch: Batch):
+        return (token_loss(config, variables, batch) * batch.mask).sum(-1), batch.mask.sum(-1)
 
     return jax.jit(row_sums, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -316,8 +316,11 @@ class _Loop:
 
 
 def _method_metrics(metrics: dict) -> dict:
-    """What a mixing method that lives in the step says; its weights are the mixture."""
-    said = {name: value for name, value in metrics.items() if name.startswith("mixing/")}
+    """What a method that lives in the step says, by names with a slash.
+
+    A mixing method's weights are the mixture.
+    """
+    said = {name: value for name, value in metrics.items() if "/" in name}
     if "mixing/proportions" in said:
         said["mixture"] = said["mixing/proportions"]
     return said

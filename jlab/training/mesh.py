@@ -17,12 +17,19 @@ from jaxtyping import PyTree
 from jlab.data.batch import Batch
 from jlab.training.state import TrainState
 
-# Last one or two axes of a parameter, by its name; a leading axis of stacked layers stays whole.
+# Last axes of a parameter, by its name; a leading axis of stacked layers stays whole.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"embed.*/embedding$", PartitionSpec("tensor", "fsdp")),
     (r"(q_proj|k_proj|v_proj|gate_proj|up_proj|lm_head)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"(o_proj|down_proj)/kernel$", PartitionSpec("tensor", "fsdp")),
     (r"(q_proj|k_proj|v_proj|gate_proj|up_proj)/bias$", PartitionSpec("tensor")),
+    # Adapters lie as the kernels that they are beside; maps of heads with their heads.
+    (r"(q_proj|k_proj|v_proj|gate_proj|up_proj|lm_head)/a$", PartitionSpec("fsdp", None)),
+    (r"(q_proj|k_proj|v_proj|gate_proj|up_proj|lm_head)/b$", PartitionSpec(None, "tensor")),
+    (r"(o_proj|down_proj)/a$", PartitionSpec("tensor", None)),
+    (r"(o_proj|down_proj)/b$", PartitionSpec(None, "fsdp")),
+    (r"feature_map_[qk]/(map|map_in)$", PartitionSpec("tensor", None, None)),
+    (r"linearized/window_factor$", PartitionSpec("tensor")),
 )
 
 
@@ -107,7 +114,7 @@ def param_shardings(params: PyTree, mesh: Mesh) -> PyTree:
         spec = next((s for pattern, s in RULES if re.search(pattern, name)), PartitionSpec())
         lead = leaf.ndim - len(spec)
         fits = [
-            axis if leaf.shape[lead + i] % mesh.shape[axis] == 0 else None
+            axis if axis and leaf.shape[lead + i] % mesh.shape[axis] == 0 else None
             for i, axis in enumerate(spec)
         ]
         return NamedSharding(mesh, PartitionSpec(*[None] * lead, *fits) if spec else spec)

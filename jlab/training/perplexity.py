@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jlab.data import make_batch
-from jlab.training.language import make_row_sums
+from jlab.training.language import make_row_sums, whole
 from jlab.training.language_model import Trained, restore_language_model
 from jlab.training.manifest import newest_whole
 from jlab.training.mesh import put_batch
@@ -107,6 +107,6 @@ def _losses(
         # The last batch repeats a row, so that every batch has one shape and nothing recompiles.
         rows = windows[np.resize(chosen, size)]
         batch = make_batch(packed, rows[:, 0], rows[:, 1], trained.config.data.document_mask)
-        nats, tokens = jax.device_get(row_sums(trained.params, put_batch(batch, trained.mesh)))
+        nats, tokens = jax.device_get(row_sums(whole(trained.params), put_batch(batch, trained.mesh)))
         for i, row in zip(chosen, zip(nats.tolist(), tokens.tolist(), strict=True), strict=False):
             yield i, *row

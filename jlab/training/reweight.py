@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jlab.data.batch import Batch
 from jlab.nn import TransformerConfig
-from jlab.training.language import token_loss
+from jlab.training.language import token_loss, whole
 from jlab.training.mixer import GroupGradients, Mixer, Observation
 from jlab.training.state import TrainState
 from jlab.training.step import guarded_update
@@ -137,7 +137,7 @@ def _losses_and_gradients(config: TransformerConfig, params: PyTree, parts: Batc
 
 def _mean_loss(config: TransformerConfig, params: PyTree, batch: Batch) -> Float[Array, ""]:
     total = batch.mask.sum()
-    return (token_loss(config, params, batch) * batch.mask).sum() / jnp.maximum(total, 1.0)
+    return (token_loss(config, whole(params), batch) * batch.mask).sum() / jnp.maximum(total, 1.0)
 
 
 def _drawn(state: TrainState, validation: Batch, windows: int) -> Batch:

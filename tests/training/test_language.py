@@ -130,7 +130,7 @@ def test_documents_in_a_window_do_not_see_each_other(params):
     segments = np.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
     positions = np.array([[0, 1, 2, 0, 1], [0, 1, 2, 0, 1], [0, 1, 0, 1, 2], [0, 1, 2, 0, 1]])
     given = Batch(tokens, targets, np.ones_like(tokens), segments, positions, None, None)
-    both, first, second, as_one = np.asarray(TOKEN_LOSS(CONFIG, params, given))
+    both, first, second, as_one = np.asarray(TOKEN_LOSS(CONFIG, {"params": params}, given))
     # 1e-5: float32; masked keys leave sums of zeros.
     np.testing.assert_allclose(both[:3], first[:3], rtol=1e-5)
     np.testing.assert_allclose(both[3:], second[:2], rtol=1e-5)
@@ -195,7 +195,7 @@ def test_an_evaluation_weighs_windows_alike_in_perplexity_and_tokens_in_bits(mea
     assert {x.dtype for x in found} == {np.dtype("float64")}
     means, sums, counts = ([[], []] for _ in range(3))
     for batch in batches:
-        token = np.asarray(TOKEN_LOSS(bench.config.model, params, batch), np.float64)
+        token = np.asarray(TOKEN_LOSS(bench.config.model, {"params": params}, batch), np.float64)
         for g, loss, mask in zip(batch.group, token, batch.mask, strict=True):
             if mask.any():
                 means[g].append((loss * mask).sum() / mask.sum())

@@ -31,7 +31,7 @@ def losses_and_gradients(start: Start, params, batch) -> list[tuple[float, np.nd
 
     def loss(params, group):
         mask = batch.mask * (batch.group == group)[:, None]
-        return (token_loss(start.config.model, params, batch) * mask).sum() / mask.sum()
+        return (token_loss(start.config.model, {"params": params}, batch) * mask).sum() / mask.sum()
 
     found, both = [], jit_in_haste(jax.value_and_grad(loss))
     for group in (0, 1):

@@ -70,7 +70,7 @@ def gradient_of(setting, batch, group=None):
 
     def loss(params):
         mask = batch.mask if group is None else batch.mask * (batch.group == group)[:, None]
-        return (token_loss(model, params, batch) * mask).sum() / mask.sum()
+        return (token_loss(model, {"params": params}, batch) * mask).sum() / mask.sum()
 
     value, gradient = jit_in_haste(jax.value_and_grad(loss))(params)
     return float(value), np.concatenate([g.ravel() for g in jax.tree.leaves(gradient)])

@@ -1,4 +1,4 @@
-"""The model that an evaluation samples from: a released checkpoint, or a run of `python -m train`.
+"""A model that is there already: a released checkpoint, or a run of `python -m train`.
 
 Both come as config, parameters and tokenizer, with a digest of the weights' bytes, so that results
 know their model wherever its folder is moved.
@@ -7,7 +7,7 @@ know their model wherever its folder is moved.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jlab.cli import UsageError
 
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
     from jlab.data import Tokenizer
     from jlab.nn import TransformerConfig
-
-Dtype = Literal["float32", "bfloat16"]
+    from jlab.training.mesh import MeshConfig
 
 
 class Model(NamedTuple):
-    """A model with all that sampling takes."""
+    """A model with all that it takes to sample from it or to go on with it."""
 
     config: "TransformerConfig"
     variables: dict[str, Any]
@@ -67,21 +66,23 @@ def check_model(source: str, revision: str | None) -> None:
     weight_files(folder)
 
 
-def load_model(source: str, revision: str | None, dtype: Dtype, tensor: int = 1) -> Model:
+def load_model(
+    source: str, revision: str | None, dtype: str, devices: "MeshConfig | None" = None
+) -> Model:
     """Read the model onto all devices.
 
     Args:
       source: folder of a released model or of a run, or a hub id.
       revision: branch, tag or commit of a hub id.
       dtype: of parameters and computation.
-      tensor: how many devices each copy of the parameters is split over.
+      devices: how the parameters are split over them.
 
     Raises:
       FileNotFoundError, ValueError: one line that names the file.
     """
-    from jlab.training.mesh import MeshConfig, make_mesh
+    from jlab.training.mesh import make_mesh
 
-    mesh = make_mesh(MeshConfig(tensor=tensor))
+    mesh = make_mesh(devices)
     folder = Path(source).expanduser()
     if _is_run(folder):
         return _trained(folder, dtype, mesh)
@@ -92,7 +93,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / "model.json").is_file()
 
 
-def _released(source: str, revision: str | None, dtype: Dtype, mesh: "Mesh") -> Model:
+def _released(source: str, revision: str | None, dtype: str, mesh: "Mesh") -> Model:
     from dataclasses import replace
     from functools import partial
 
@@ -111,7 +112,7 @@ def _released(source: str, revision: str | None, dtype: Dtype, mesh: "Mesh") -> 
     return Model(config, {"params": params}, mesh, tokenizer, stop, identity)
 
 
-def _trained(folder: Path, dtype: Dtype, mesh: "Mesh") -> Model:
+def _trained(folder: Path, dtype: str, mesh: "Mesh") -> Model:
     from dataclasses import replace
 
     import jax
@@ -129,7 +130,7 @@ def _trained(folder: Path, dtype: Dtype, mesh: "Mesh") -> Model:
     return Model(config, {"params": params}, mesh, tokenizer, (tokenizer.eos_id,), identity)
 
 
-def _identity(weights: str, tokenizer: "Tokenizer", dtype: Dtype) -> dict[str, str]:
+def _identity(weights: str, tokenizer: "Tokenizer", dtype: str) -> dict[str, str]:
     return {"weights": weights, "tokenizer": tokenizer.fingerprint, "dtype": dtype}
 
 

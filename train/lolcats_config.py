@@ -1,0 +1,132 @@
+"""What `train lolcats` can be told, beyond a language-model run."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from jlab.data import InstructionConfig
+from jlab.linearize import TransferLoss
+from jlab.nn import FeatureMapConfig, LoRASpec
+from jlab.training.config import check_least
+from jlab.training.language_config import LanguageModelConfig
+from jlab.training.optim import OptimConfig
+from jlab.training.partial import StageConfig
+
+Attention = Literal["hybrid_terrace", "hybrid_sliding", "linear"]
+
+
+def _adam(learning_rate: float, end: float) -> OptimConfig:
+    """The released rule. Its rate falls where validation stops to gain, which is hardly ever."""
+    return OptimConfig(
+        learning_rate=learning_rate,
+        end_learning_rate=end,
+        warmup_steps=0,
+        weight_decay=0.0,
+        b2=0.999,
+        clip_norm=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class SwapConfig:
+    """What takes the place of softmax attention."""
+
+    attention: tuple[Attention, ...] = ("hybrid_terrace",)
+    """Kinds to compare, each from the same base."""
+    window: int = 64
+    """Tokens per block of the terrace, or of the sliding window; below data.length."""
+    feature_map: FeatureMapConfig = FeatureMapConfig()
+    """The learned maps."""
+    affine: bool = False
+    """Weigh the linear part by 1 - g, g that of the window; otherwise by 1."""
+    softmax_layers: tuple[int, ...] = ()
+    """Numbers of layers that stay as they are."""
+
+    def __post_init__(self):
+        if not self.attention or len(set(self.attention)) < len(self.attention):
+            got = " ".join(self.attention) or "none"
+            raise ValueError(f"attention must be different kinds, at least one; got {got}")
+        check_least(self, {"window": 1})
+
+
+@dataclass(frozen=True)
+class TransferStage(StageConfig):
+    """Step 1, attention transfer."""
+
+    optimizer: OptimConfig = _adam(1e-2, 1e-3)
+    """Optimiser and schedule."""
+    loss: TransferLoss = TransferLoss()
+    """What is minimised."""
+    block: int = 0
+    """Layers per block that are trained on their own, one block after the other, with what enters
+    them on disk; 0: all layers at once. Clipping aside, the maps come out the same."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_least(self, {"block": 0})
+
+
+@dataclass(frozen=True)
+class TuneStage(StageConfig):
+    """Step 2, low-rank updates."""
+
+    optimizer: OptimConfig = _adam(1e-4, 1e-5)
+    """Optimiser and schedule."""
+    lora: LoRASpec = LoRASpec()
+    """What is adapted, and how."""
+    train_maps: bool = False
+    """Go on training maps and window factors."""
+
+
+@dataclass(frozen=True)
+class Config(LanguageModelConfig):
+    """The base, what replaces its attention, and both steps.
+
+    `model`, `optimizer`, `loop`, `batch_size`, `accumulate` and `z_loss` are of a base that is
+    trained here.
+    """
+
+    base: str = ""
+    """Model to linearize: Hugging Face folder or hub id, or folder of a run here; none: train one
+    on the text of `data` first."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id (None: its main branch)."""
+    instructions: InstructionConfig = field(default_factory=InstructionConfig)
+    """Instruction data for both steps, in place of the text of `data`."""
+    recall: float = 0.5
+    """Share of windows whose second half repeats the first, which nothing but memory beyond the
+    attention window can tell; 0: none."""
+    swap: SwapConfig = field(default_factory=SwapConfig)
+    """What takes the place of softmax attention."""
+    transfer: TransferStage = field(default_factory=TransferStage)
+    """Step 1: maps learn to read what softmax attention reads."""
+    tune: TuneStage = field(default_factory=TuneStage)
+    """Step 2: low-rank updates learn to predict text."""
+    control: bool = True
+    """Also train maps and low-rank updates together from the start, for as many steps as both
+    take: what attention transfer is worth."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.recall < 1 or math.isnan(self.recall):
+            raise ValueError(f"recall must be in [0, 1); got {self.recall}")
+        if self.revision is not None and not self.base:
+            raise ValueError(f"revision must be None without a base; got {self.revision!r}")
+        if self.recall and (self.data.length % 2 or self.data.length < 4):
+            raise ValueError(
+                "data.length must be even and at least 4 where recall is not 0; got"
+                f" {self.data.length}"
+            )
+        hybrid = any(kind != "linear" for kind in self.swap.attention)
+        if hybrid and self.swap.window >= self.data.length:
+            raise ValueError(
+                f"swap.window must be below data.length = {self.data.length}, or nothing is left"
+                f" to linear attention; got {self.swap.window}"
+            )
+
+    @property
+    def together(self) -> TuneStage:
+        """The stage of the control: as many steps as both steps take."""
+        loop = self.tune.loop
+        steps = self.transfer.loop.steps + loop.steps
+        return replace(self.tune, loop=replace(loop, steps=steps), train_maps=True)
