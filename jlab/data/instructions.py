@@ -93,11 +93,7 @@ def load_instructions(
     progress = progress or (lambda doing, done: None)
     progress(f"reading {NAME}", 0)
     samples, held = _samples(config), config.held_out
-    splits = {
-        "train": samples[held:],
-        "validation": samples[:held:2],
-        "test": samples[1:held:2],
-    }
+    splits = {"train": samples[held:], "validation": samples[:held:2], "test": samples[1:held:2]}
     tell = counter(progress, f"tokenising {NAME}")
     packed = {name: _pack(its, tokenizer, length, tell) for name, its in splits.items()}
     for split, its in packed.items():

@@ -11,6 +11,7 @@ from jlab.data import InstructionConfig, byte_tokenizer, file_tokenizer, load_in
 from jlab.data.instructions import alpaca_prompt
 from jlab.data.pack import make_batch
 from jlab.data.tokenizer import EOS, train_bpe
+from jlab.linearize.pack import pack_released
 
 BYTES = byte_tokenizer()
 SPLITS = ("train", "validation", "test")
@@ -117,6 +118,21 @@ def test_exactly_the_answers_and_their_ends_are_learned(tmp_path_factory, rows, 
         assert set(np.unique(batch.mask)) <= {0, 1}
 
 
+def test_the_stream_is_the_one_that_the_release_cuts_into_windows(tmp_path):
+    """There a window is dropped if none of its tokens is of an answer; here it stays."""
+    path, length = write(tmp_path / "a.json", numbered(30)), 100
+    (train,) = load_instructions(InstructionConfig(path, held_out=4), BYTES, length).train
+    encoded = [(prompt, [*answer.encode(), end]) for prompt, answer, end in samples(train)]
+    released = list(pack_released(encoded, length))
+    tokens, learned = (
+        x[: len(train) * length].reshape(-1, length) for x in (train.tokens, train.learned)
+    )
+    kept = learned.any(1)
+    assert 0 < len(released) == kept.sum() < len(train)
+    for window, row in zip(released, np.flatnonzero(kept), strict=True):
+        np.testing.assert_array_equal(window, [tokens[row], learned[row]])
+
+
 def test_an_input_may_be_missing_null_or_empty(tmp_path):
     rows = [{"instruction": "Do.", "output": "Done."}, row("Do.", "Done.", None), row("Do.", "No.")]
     path = write(tmp_path / "a.json", rows * 4)
@@ -215,8 +231,8 @@ WRONG = {
     "too many held out": ({"held_out": 12}, "held_out must be below the 12 rows of .*; got 12"),
     "too few to train on": (
         {"held_out": 11, "length": 300},
-        "group 'instructions': its train split has 157 tokens of 1 documents, and one window of length 300 needs 301:"
-        " add rows or lower length",
+        "group 'instructions': its train split has 157 tokens of 1 documents, and one window of"
+        " length 300 needs 301: add rows or lower length",
     ),
     "too few to validate on": (
         {"held_out": 2, "length": 300},
