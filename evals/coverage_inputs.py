@@ -60,8 +60,8 @@ def read_subject(subject: str, columns: Sequence[str] = COLUMNS) -> Counted:
 
 
 def _rows(path: Path) -> list:
-    """Rows of a table; a `.json` file may also hold one list, or `{"problems": [...]}`."""
-    from jlab.data.table_rows import Row, read_rows
+    """Rows of a table; a `.json` file may also hold `{"problems": [...]}`."""
+    from jlab.data.table_rows import list_rows, read_rows
 
     if path.suffix == ".json":
         try:
@@ -69,12 +69,7 @@ def _rows(path: Path) -> list:
         except (ValueError, UnicodeDecodeError):
             value = None  # JSON lines; what is wrong with them is said by their line
         if isinstance(value, dict) and isinstance(value.get("problems"), list):
-            value = value["problems"]
-        if isinstance(value, list):
-            for number, item in enumerate(value, 1):
-                if not isinstance(item, dict):
-                    raise ValueError(f"{path}: row {number} must be an object; got {item!r:.40}")
-            return [Row(f"{path}: row {number}", item) for number, item in enumerate(value, 1)]
+            return list_rows(path, value["problems"])
     return read_rows(path, (), ())
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evals.benchmark import read_benchmark
 from evals.sampled_config import SampledConfig, Task, Verdicts
 from jlab.cli import UsageError
+from jlab.data.records import read_records
 
 if TYPE_CHECKING:
     from jlab.jobs import Store
@@ -78,7 +78,7 @@ def prepare(config: Config) -> Task:
 
     _check_equivalence(config)
     data, fields = config.data, (config.data.question, config.data.answer)
-    rows = read_benchmark("data.path", data.path, fields, subset=data.subset, split="test")
+    rows = read_records("data.path", data.path, fields, subset=data.subset, split="test")
     train = _train_rows(config) if config.shots else []
     count = min(config.problems, len(rows))
     chosen = gsm8k_subset(
@@ -158,9 +158,7 @@ def _train_rows(config: Config) -> list:
             f" (or --shots 0); got nothing beside {data.path}"
         )
     fields = (data.question, data.answer)
-    return read_benchmark(
-        "data.train", where or data.path, fields, subset=data.subset, split="train"
-    )
+    return read_records("data.train", where or data.path, fields, subset=data.subset, split="train")
 
 
 def _check_golds(config: Config, rows: list) -> None:

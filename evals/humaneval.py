@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evals.benchmark import read_benchmark
 from evals.sampled_config import SampledConfig, Task, Verdicts
+from jlab.data.records import read_records
 
 if TYPE_CHECKING:
     from jlab.jobs import Limits, Store
@@ -76,7 +76,7 @@ def prepare(config: Config) -> Task:
     reason = refusal(config.require, active_layers())
     if reason:
         raise PermissionError(f"require: {reason}")
-    rows = read_benchmark("data.path", config.data.path, FIELDS, subset=None, split="test")
+    rows = read_records("data.path", config.data.path, FIELDS, subset=None, split="test")
     everything = content_hash([row.cells["prompt"] for row in rows])
     rows = rows[: config.problems]
     tasks = [{name: row.cells[name] for name in FIELDS} for row in rows]

@@ -21,6 +21,7 @@ and drawn by a loader whose whole state is two small arrays:
 
 from jlab.data.batch import Batch
 from jlab.data.groups import DataConfig, Groups, load_groups
+from jlab.data.instructions import InstructionConfig, load_instructions
 from jlab.data.loader import LoaderState, MixtureLoader, assign
 from jlab.data.pack import Packed, evaluation_batches, make_batch, pack
 from jlab.data.repeat import repeated
@@ -30,6 +31,7 @@ __all__ = [
     "Batch",
     "DataConfig",
     "Groups",
+    "InstructionConfig",
     "LoaderState",
     "MixtureLoader",
     "Packed",
@@ -40,6 +42,7 @@ __all__ = [
     "file_tokenizer",
     "folder_tokenizer",
     "load_groups",
+    "load_instructions",
     "make_batch",
     "pack",
     "repeated",

@@ -27,6 +27,11 @@ Progress = Callable[[str, int], None]  # what is being done, and the bytes of te
 
 _FORMAT = 1  # part of every cache key: raise it when the files change their meaning
 _BPE_BYTES = 1_000_000  # training text per group that the BPE sees; more changes few merges
+_MORE = {  # what gives a split that is too small a window
+    "train": "add text or lower length",
+    "validation": "add documents, raise validation_fraction or lower length",
+    "test": "add documents, raise test_fraction or lower length",
+}
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,7 @@ def _corpus(
 
     def build(folder: Path) -> dict:
         texts = used(source.documents(bad), config.max_bytes_per_group, source.streamed)
-        tell = _counter(progress, f"reading {name}")
+        tell = counter(progress, f"reading {name}")
         facts = write_corpus(texts, folder, config.validation_fraction, config.test_fraction, tell)
         return {**facts, "skipped": skipped}
 
@@ -223,12 +228,14 @@ def _tokens(
     progress: Progress,
 ) -> tuple[dict[str, Packed], dict[str, Counts]]:
     folder = cache / f"tokens-{key(_FORMAT, corpus.folder.name, tokenizer.fingerprint)}"
-    tell = _counter(progress, f"tokenising {name}")
+    tell = counter(progress, f"tokenising {name}")
     tokens = cached(folder, lambda into: write_tokens(corpus.folder, into, tokenizer, tell))
     counts = {split: Counts(*corpus.facts["counts"][split], tokens[split]) for split in SPLITS}
     for split, size in counts.items():
         if size.tokens <= config.length:
-            raise ValueError(_too_small(name, split, size, config))
+            what = f"group {name!r}: its {split} split"
+            says = too_small(what, size.tokens, size.documents, config.length)
+            raise ValueError(f"{says}: {_MORE[split]}")
     dtype = token_dtype(tokenizer.vocab_size)
     packed = {
         split: Packed(
@@ -246,19 +253,16 @@ def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype, mode="r"))
 
 
-def _too_small(name: str, split: str, size: Counts, config: DataConfig) -> str:
-    advice = {
-        "train": "add text or lower length",
-        "validation": "add documents, raise validation_fraction or lower length",
-        "test": "add documents, raise test_fraction or lower length",
-    }
+def too_small(what: str, tokens: int, documents: int, length: int) -> str:
+    """That so many tokens do not fill one window, for a message."""
     return (
-        f"group {name!r}: its {split} split has {size.tokens} tokens of {size.documents} documents,"
-        f" and one window of length {config.length} needs {config.length + 1}: {advice[split]}"
+        f"{what} has {tokens} tokens of {documents} documents, and one window of length {length}"
+        f" needs {length + 1}"
     )
 
 
-def _counter(progress: Progress, doing: str) -> Callable[[int], None]:
+def counter(progress: Progress, doing: str) -> Callable[[int], None]:
+    """Adds up the bytes done for `progress`."""
     done = 0
 
     def tell(more: int) -> None:

@@ -33,8 +33,8 @@ def read_table(
     """Read and check a table of runs.
 
     Args:
-      path: `.csv`, `.jsonl`, `.json`, `.ndjson` (JSON lines), `.parquet` or `.npz`; `.gz` and
-        `.zst` may follow all but the last two.
+      path: `.csv`, `.jsonl`, `.ndjson`, `.json` (JSON lines or one list), `.parquet` or `.npz`;
+        `.gz` and `.zst` may follow all but the last two.
       columns: what the columns' names have before the `/`, in npz the names of the two matrices.
       names: npz only, the arrays that hold the names of groups and of targets; without them
         `groups` and `targets` where the file has them, else numbers from 1.

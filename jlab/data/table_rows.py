@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,18 @@ def read_rows(path: Path, columns: Sequence[str], names: Sequence[str]) -> list[
     return list(_READERS[kind](path))
 
 
+def list_rows(path: Path, items: Sequence[Any]) -> list[Row]:
+    """Rows of a list that a JSON file holds.
+
+    Raises:
+      ValueError: one of them is not an object.
+    """
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            raise ValueError(f"{path}: row {number} must be an object; got {item!r:.40}")
+    return [Row(f"{path}: row {number}", _flat(item)) for number, item in enumerate(items, 1)]
+
+
 def listed(names: Sequence[str]) -> str:
     """Names with commas, for a message of one line."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
@@ -72,6 +84,18 @@ def _csv(path: Path) -> Iterator[Row]:
                 yield Row(where, dict(zip(head, cells, strict=True)))
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"table {path} is not CSV: {error}") from error
+
+
+def _json(path: Path) -> Iterable[Row]:
+    """One list of objects, or an object per line."""
+    items = None
+    try:
+        with _open(path) as file:
+            if file.peek().lstrip().startswith(b"["):
+                items = json.load(file)
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return _json_lines(path) if items is None else list_rows(path, items)
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -150,7 +174,6 @@ def _names(path: Path, arrays: dict[str, np.ndarray], chosen: str, count: int) -
     return found
 
 
-_JSON_LINES = (".jsonl", ".json", ".ndjson")
 _NAMES = ("groups", "targets")  # arrays of names in npz, unless others are chosen
-_STREAMED = {".csv": _csv, **dict.fromkeys(_JSON_LINES, _json_lines)}
+_STREAMED = {".csv": _csv, ".jsonl": _json_lines, ".json": _json, ".ndjson": _json_lines}
 _READERS = {**_STREAMED, ".parquet": _parquet, ".npz": _npz}

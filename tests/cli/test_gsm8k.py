@@ -219,7 +219,7 @@ WRONG = [
     (
         "another field",
         "model --graders numeric --data.path test.jsonl --shots 0 --data.question text",
-        "test.jsonl:1: no field 'text'; the row has question, answer",
+        "test.jsonl:1: no field 'text'; the record has 'question', 'answer'",
     ),
     (
         "a gold without an answer",

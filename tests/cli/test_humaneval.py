@@ -96,7 +96,7 @@ WRONG = [
     ("no memory", "model --memory 8", "limits.memory must be >= "),
     ("no tasks", "model --problems 0", "problems must be >= 1; got 0"),
     ("a task twice", "model --data.path twice.jsonl", "twice.jsonl:2", "'Made/successor' is there"),
-    ("no tests", "model --data.path tests.jsonl", "tests.jsonl:1: field 'test' must be a text"),
+    ("no tests", "model --data.path tests.jsonl", "tests.jsonl:1: field 'test' must be a string"),
     (
         "tests that do not compile",
         "model --data.path open.jsonl",

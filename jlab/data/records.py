@@ -1,58 +1,59 @@
-"""Rows of a benchmark: a local file, or a dataset of the Hugging Face hub by name."""
+"""Records with texts in named fields: of a local file, or of a Hugging Face dataset by its name."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jlab.cli import UsageError
-from jlab.data.table_rows import Row, listed, read_rows
+from jlab.data.formats import text_problem
+from jlab.data.table_rows import Row, read_rows
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".gz", ".zst")  # never a dataset's
 
 
-def read_benchmark(
+def read_records(
     flag: str, where: str, fields: Sequence[str], *, subset: str | None, split: str
 ) -> list[Row]:
-    """All rows, each with texts in the given fields.
+    """All records, each with a text in every one of the given fields.
 
     Args:
       flag: name of the option that says where they are, for messages.
-      where: `.jsonl`, `.json` (JSON lines), `.csv`, also `.gz` or `.zst`, or `.parquet`; or the
-        name of a dataset, OWNER/NAME.
-      fields: that every row must have.
+      where: `.jsonl`, `.ndjson`, `.json` (JSON lines or one list of objects), `.csv`, also `.gz` or
+        `.zst`, or `.parquet`; or the name of a dataset, OWNER/NAME.
+      fields: that no record may lack or leave empty.
       subset: of a dataset.
       split: of a dataset.
 
     Raises:
-      UsageError, ValueError: nothing there, or rows that do not have the fields.
+      ValueError: nothing there, or records that do not have the fields.
     """
     path = Path(where).expanduser()
+    known = path.suffix.lower() in _SUFFIXES
+    if path.is_file() and not known:
+        raise ValueError(f"{flag}: a file must end in {', '.join(_SUFFIXES)}; got {where!r}")
     if path.is_file():
         rows = read_rows(path, (), ())
-    elif _HUB_NAME.fullmatch(where) and not path.exists() and path.suffix not in _SUFFIXES:
+    elif _HUB_NAME.fullmatch(where) and not path.exists() and not known:
         rows = _hub_rows(flag, where, subset, split)
     else:
         given = f"{where!r}, which is not there" if where else "nothing"
-        raise UsageError(
+        raise ValueError(
             f"{flag} must be a file or a Hugging Face dataset such as owner/name; got {given}"
         )
     if not rows:
         raise ValueError(f"{flag}: {where} has no rows")
     for row in rows:
-        _check(flag, row, fields)
+        for field in fields:
+            _check(flag, row, field)
     return rows
 
 
-def _check(flag: str, row: Row, fields: Sequence[str]) -> None:
-    for field in fields:
-        if field not in row.cells:
-            has = listed(list(row.cells)) or "none"
-            raise ValueError(f"{flag}: {row.where}: no field {field!r}; the row has {has}")
-        if not isinstance(row.cells[field], str) or not row.cells[field].strip():
-            raise ValueError(
-                f"{flag}: {row.where}: field {field!r} must be a text; got {row.cells[field]!r}"
-            )
+def _check(flag: str, row: Row, field: str) -> None:
+    problem = text_problem(row.cells, field)
+    if problem is None and not row.cells[field].strip():
+        problem = f"field {field!r} is empty"
+    if problem is not None:
+        raise ValueError(f"{flag}: {row.where}: {problem}")
 
 
 def _hub_rows(flag: str, name: str, subset: str | None, split: str) -> list[Row]:
