@@ -93,7 +93,8 @@ def _run(
 
     use_compilation_cache()
     _say(f"reading {config.model}")
-    model = load_model(config.model, config.revision, config.dtype, MeshConfig(tensor=config.tensor))
+    devices = MeshConfig(tensor=config.tensor)
+    model = load_model(config.model, config.revision, config.dtype, devices)
     root = runs / name
     path = folder or root / f"{claim_number(root):03d}"
     settings = _settings(config, task, model)

@@ -76,7 +76,10 @@ def dry_run(recipe: ModuleType, config: Any) -> int:
     use_compilation_cache()
     start_hosts(config.mesh)
     inputs = recipe.prepare(config, tell_stages())
-    cost = estimate(config.language_model(), runs=recipe.runs_per_seed(config, inputs))
+    if hasattr(recipe, "cost"):
+        cost = recipe.cost(config, inputs)
+    else:
+        cost = estimate(config.language_model(), runs=recipe.runs_per_seed(config, inputs))
     print(json.dumps({"config": to_dict(config), "cost": cost}, indent=1))
     return 0
 

@@ -35,7 +35,7 @@ class SwapConfig:
     """Kinds to compare, each from the same base."""
     window: int = 64
     """Tokens per block of the terrace, or of the sliding window; below data.length."""
-    feature_map: FeatureMapConfig = FeatureMapConfig()
+    feature_map: FeatureMapConfig = field(default_factory=FeatureMapConfig)
     """The learned maps."""
     affine: bool = False
     """Weigh the linear part by 1 - g, g that of the window; otherwise by 1."""
@@ -53,9 +53,9 @@ class SwapConfig:
 class TransferStage(StageConfig):
     """Step 1, attention transfer."""
 
-    optimizer: OptimConfig = _adam(1e-2, 1e-3)
+    optimizer: OptimConfig = field(default_factory=lambda: _adam(1e-2, 1e-3))
     """Optimiser and schedule."""
-    loss: TransferLoss = TransferLoss()
+    loss: TransferLoss = field(default_factory=TransferLoss)
     """What is minimised."""
     block: int = 0
     """Layers per block that are trained on their own, one block after the other, with what enters
@@ -70,9 +70,9 @@ class TransferStage(StageConfig):
 class TuneStage(StageConfig):
     """Step 2, low-rank updates."""
 
-    optimizer: OptimConfig = _adam(1e-4, 1e-5)
+    optimizer: OptimConfig = field(default_factory=lambda: _adam(1e-4, 1e-5))
     """Optimiser and schedule."""
-    lora: LoRASpec = LoRASpec()
+    lora: LoRASpec = field(default_factory=LoRASpec)
     """What is adapted, and how."""
     train_maps: bool = False
     """Go on training maps and window factors."""

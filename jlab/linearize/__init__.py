@@ -24,6 +24,7 @@ from jlab.linearize.losses import TransferLoss, block_step, transfer_step, tunin
 from jlab.linearize.pack import pack_released
 from jlab.linearize.parts import join_maps, split_maps, with_trained
 from jlab.linearize.released import released_attention, released_masks
+from jlab.linearize.report import layer_report
 from jlab.linearize.swap import linearize
 from jlab.linearize.transfer import measure_transfer, transfer_loss
 from jlab.nn.feature_maps import adapter_map, feature_map, identity_maps, uniform_maps
@@ -40,6 +41,7 @@ __all__ = [
     "hybrid_attention",
     "identity_maps",
     "join_maps",
+    "layer_report",
     "linear_attention",
     "linearize",
     "measure_transfer",

@@ -74,7 +74,7 @@ __all__ = [
     "qwen2",
     "restack",
     "set_layer",
-    "take_stack",
     "take",
+    "take_stack",
     "unstacked_names",
 ]

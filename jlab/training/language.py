@@ -17,7 +17,6 @@ from jlab.training.mesh import put_batch
 from jlab.training.state import Aux, Mean
 from jlab.training.step import LossFn
 
-
 Variables = Callable[[PyTree], dict[str, PyTree]]  # of what is trained: all that the model reads
 
 

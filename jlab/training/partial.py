@@ -5,7 +5,7 @@ state and checkpoints are of the trained part alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -33,9 +33,9 @@ GivenStep = Callable[[TrainState, PyTree, PyTree], tuple[TrainState, dict]]  # s
 class StageConfig:
     """How long and how a part is trained."""
 
-    optimizer: OptimConfig = OptimConfig()
+    optimizer: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and schedule."""
-    loop: LoopConfig = LoopConfig()
+    loop: LoopConfig = field(default_factory=LoopConfig)
     """Steps, and how often to log, evaluate and save."""
     batch_size: int = 8
     """Windows per optimiser step, over all devices."""

@@ -107,6 +107,8 @@ def _losses(
         # The last batch repeats a row, so that every batch has one shape and nothing recompiles.
         rows = windows[np.resize(chosen, size)]
         batch = make_batch(packed, rows[:, 0], rows[:, 1], trained.config.data.document_mask)
-        nats, tokens = jax.device_get(row_sums(whole(trained.params), put_batch(batch, trained.mesh)))
+        nats, tokens = jax.device_get(
+            row_sums(whole(trained.params), put_batch(batch, trained.mesh))
+        )
         for i, row in zip(chosen, zip(nats.tolist(), tokens.tolist(), strict=True), strict=False):
             yield i, *row

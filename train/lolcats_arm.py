@@ -1,0 +1,168 @@
+"""One kind of attention in place of softmax: both steps, the control, and what came of each."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, PyTree
+
+from jlab.data import Groups, MixtureLoader, evaluation_batches
+from jlab.linearize import (
+    join_maps,
+    layer_report,
+    linearize,
+    split_maps,
+    transfer_step,
+    tuning_step,
+    with_trained,
+    without_linear,
+    without_window,
+)
+from jlab.mixing import static
+from jlab.nn import TransferConfig, TransformerConfig, flops_per_token, lora_init
+from jlab.training.language import GroupLosses, make_evaluate
+from jlab.training.mesh import batch_rows, shard_params
+from jlab.training.partial import Stage, train_part
+from jlab.training.run import Run
+from train.lolcats_blocks import Cut, transfer_by_block
+from train.lolcats_config import Attention, Config, TuneStage
+
+_REPORTED = 16  # windows per group behind the report of layers, which looks at all pairs of tokens
+
+
+class Base(NamedTuple):
+    """The softmax model that all kinds start from, and what they are trained and judged on."""
+
+    config: Config
+    model: TransformerConfig
+    params: PyTree
+    groups: Groups
+    proportions: Float[np.ndarray, "m"]
+    mesh: Mesh
+    resume_command: str
+
+    def judge(self, model: TransformerConfig, variables: PyTree) -> list[float]:
+        """Test loss of every group, in nats."""
+        windows = self.config.test_windows
+        return self._evaluate(model, "test", windows)(variables).loss.tolist()
+
+    def linearized(self, kind: Attention) -> tuple[TransformerConfig, PyTree]:
+        """The base with other attention: its weights, and maps that are not trained yet."""
+        swap = self.config.swap
+        model, params = linearize(
+            self.model,
+            self.params,
+            kind,
+            window=swap.window,
+            feature_map=swap.feature_map,
+            affine=swap.affine,
+            softmax_layers=swap.softmax_layers,
+        )
+        return model, shard_params(params, self.mesh)
+
+    def stage(self, config, model: TransformerConfig, loss_of, frozen: PyTree) -> Stage:
+        """What a part of `model` is trained on; it is judged by the whole model's next tokens."""
+        document_mask = self.config.data.document_mask
+        seed = self.config.seed
+        evaluate = self._evaluate(
+            replace(model, transfer=None), "validation", self.config.eval_windows
+        )
+        return Stage(
+            config=config,
+            loss_of=loss_of,
+            loader=MixtureLoader(self.groups.train, config.batch_size, seed, document_mask),
+            mixer=static(self.proportions),
+            names=self.groups.names,
+            mesh=self.mesh,
+            evaluate=lambda trained: evaluate(with_trained(frozen, trained)),
+            flops_per_token=3 * flops_per_token(model, self.config.data.length),
+            seed=seed,
+        )
+
+    def batches(self, split: str, windows: int) -> list:
+        """The first so many windows of every group, in batches of the second step's size."""
+        size, mask = self.config.tune.batch_size, self.config.data.document_mask
+        return list(evaluation_batches(getattr(self.groups, split), size, windows, mask))
+
+    def _evaluate(self, model: TransformerConfig, split: str, windows: int):
+        rows = batch_rows(self.config.tune.batch_size, self.mesh)
+        batches, m = self.batches(split, windows), len(self.groups.names)
+        return make_evaluate(model, batches, m, self.mesh, rows, variables=lambda given: given)
+
+
+def linearized_arm(base: Base, kind: Attention, out: Run) -> dict[str, Any]:
+    """Transfer, low-rank updates, the control; test losses of all on the way."""
+    model, params = base.linearized(kind)
+    maps, frozen = split_maps(params)
+    swapped = {"params": params}
+    learned = transferred(base, model, maps, frozen, out.child("transfer"))
+    transfer = {"params": join_maps(learned, frozen)}
+    tuned_model = replace(model, lora=base.config.tune.lora)
+    tune = base.config.tune
+    tuned = tuned_from(base, tuned_model, tune, learned, frozen, out.child("tuned"))
+    found = {
+        "swapped": base.judge(model, swapped),
+        "transferred": base.judge(model, transfer),
+        "tuned": base.judge(tuned_model, tuned),
+        "layers": {
+            "swapped": layer_report(model, params, base.batches("test", _REPORTED)),
+            "transferred": layer_report(model, transfer["params"], base.batches("test", _REPORTED)),
+        },
+        **_controls(base, "tuned", tuned_model, tuned),
+    }
+    if base.config.control:
+        alone = tuned_from(
+            base, tuned_model, base.config.together, maps, frozen, out.child("alone")
+        )
+        found |= {"alone": base.judge(tuned_model, alone)}
+        found |= _controls(base, "alone", tuned_model, alone)
+    return found
+
+
+def transferred(
+    base: Base, model: TransformerConfig, maps: PyTree, frozen: PyTree, out: Run
+) -> PyTree:
+    """Step 1: maps and window factors that read what softmax attention reads."""
+    stage = base.config.transfer
+    m = len(base.groups.names)
+    loss_of = transfer_step(model, m, stage.loss)
+    given = base.stage(stage, model, loss_of, frozen)
+    if not stage.block:
+        return train_part(given, {"maps": maps}, frozen, out, base.resume_command)["maps"]
+    taught = replace(model, transfer=TransferConfig(weights=stage.loss.xent_factor != 0))
+    cut = Cut(taught, join_maps(maps, frozen), stage.block)
+    return transfer_by_block(cut, stage.loss, given, out, base.resume_command)
+
+
+def tuned_from(
+    base: Base, model: TransformerConfig, stage: TuneStage, maps: PyTree, frozen: PyTree, out: Run
+) -> dict[str, PyTree]:
+    """Step 2, or the control: variables of the model after next-token training."""
+    params = join_maps(maps, frozen)
+    lora = lora_init(model, params, jax.random.key(base.config.seed))
+    trained = {"lora": shard_params(lora, base.mesh)}
+    rest = params
+    if stage.train_maps:
+        trained, rest = trained | {"maps": maps}, frozen
+    loss_of = tuning_step(model, len(base.groups.names))
+    given = base.stage(stage, model, loss_of, rest)
+    return with_trained(rest, train_part(given, trained, rest, out, base.resume_command))
+
+
+def _controls(
+    base: Base, name: str, model: TransformerConfig, variables: PyTree
+) -> dict[str, list[float]]:
+    """Test losses with one branch of the attention switched off."""
+    if not any(layer.hybrid for layer in model.pattern):
+        return {}
+    return {
+        f"{name}_without_linear": base.judge(without_linear(model), variables),
+        f"{name}_without_window": base.judge(without_window(model), variables),
+    }
+
+
+def perplexity(losses: list[float] | GroupLosses, chosen: list[int]) -> float:
+    """exp of the mean loss over some groups."""
+    return float(np.exp(np.asarray(losses)[chosen].mean()))
