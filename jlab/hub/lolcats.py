@@ -144,13 +144,13 @@ def _map_config(
 ) -> FeatureMapConfig:
     """What the shapes tell of a layer's maps, before they are checked."""
     own = {word: [n for n in shapes if n.startswith(f"feature_map_{word}.")] for word in "qk"}
-    matrices = {name.rpartition(".")[2]: shape for name, shape in shapes.items()}
+    columns = {name.rpartition(".")[2]: max((1, *shape[-1:])) for name, shape in shapes.items()}
     tied = bool(own["q"]) and not own["k"]
-    if "layer0" in matrices:
-        return FeatureMapConfig(kind, matrices["layer0"][-1], "adapter", tied=tied)
-    if "layer" in matrices:
-        bias = "bias" in matrices
-        return FeatureMapConfig(kind, matrices["layer"][-1], bias=bias, skip=skip, tied=tied)
+    if "layer0" in columns:
+        return FeatureMapConfig(kind, columns["layer0"], "adapter", tied=tied)
+    if "layer" in columns:
+        more = {"bias": "bias" in columns, "skip": skip, "tied": tied}
+        return FeatureMapConfig(kind, columns["layer"], **more)
     return FeatureMapConfig(kind, learned="none", skip=skip)
 
 
@@ -174,8 +174,8 @@ def _with_maps(
     released = {k: tensor for k, tensor in every.items() if maps.MODULE in tensor.places[0].path}
     by_name = {key.removeprefix(PREFIX): tensor for key, tensor in stored.items()}
     check_stored(by_name, released, where, "a model linearized so")
-    new = {path: np.empty(shape.shape, np.float32) for path, shape in shapes.items()
-           if maps.MODULE in path}  # fmt: skip
+    paths = [path for path in shapes if maps.MODULE in path]
+    new = {path: np.empty(shapes[path].shape, np.float32) for path in paths}
     for key, tensor in read_tensors(stored):
         place = released[key.removeprefix(PREFIX)]
         ((path, row),) = place.places
