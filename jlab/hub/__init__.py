@@ -4,7 +4,7 @@ Llama, Mistral, Qwen2 and GPT-NeoX (Pythia), from safetensors only: nothing in a
 code. Tensors are read one at a time straight into their type and place; what a model has that the
 transformer lacks is refused by name. The tokenizer of the same model is
 `jlab.data.folder_tokenizer(local_folder(source))`. LoRA adapters go in and out as `peft` has them,
-linearized models in folders of our own, and what LoLCATs released code has trained comes in.
+linearized models in folders of our own; what the LoLCATs release has trained comes in.
 
 >>> import tempfile, jax, jax.numpy as jnp
 >>> from jlab.nn import Transformer, llama

@@ -44,7 +44,7 @@ def write_linearized(base: Mapping[str, Any], layers: Sequence[LayerConfig]) -> 
     # Without the name of a class: some readers go by that alone.
     rest = {name: value for name, value in base.items() if name != "architectures"}
     types = {"model_type": MODEL_TYPE, BASE_TYPE: base["model_type"]}
-    return types | {_FIELD: {"layers": said}} | {k: v for k, v in rest.items() if k not in types}
+    return rest | types | {_FIELD: {"layers": said}}
 
 
 def read_linearized(

@@ -53,7 +53,7 @@ def load_lolcats(
 
     The tensors say how many features a map has, whether it has hidden units or a bias, whether
     queries and keys share it, and the adapters' rank; the arguments must be those of the run. Maps,
-    factors and adapters come in float32.
+    factors and adapters come in float32, on the default device.
 
     Args:
       files: safetensors files, one or several.
@@ -78,11 +78,14 @@ def load_lolcats(
             raise ValueError(f"config must be softmax throughout; got {layer.attention}")
     if attention == "softmax":
         raise ValueError("attention must be linear, hybrid_terrace or hybrid_sliding; got softmax")
-    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    files = [files] if isinstance(files, str | Path) else files
+    paths = [Path(file).expanduser() for file in files]
     where = ", ".join(map(str, paths))
     stored = _stored(paths)
     adapters = {key: tensor for key, tensor in stored.items() if _ADAPTER.fullmatch(key)}
     learned = {key: tensor for key, tensor in stored.items() if key not in adapters}
+    if adapters and alpha is None:
+        raise ValueError(f"alpha must be given for the adapters in {where}; got None")
     near = window if attention.startswith("hybrid") else None
     fields = {"attention": attention, "window": near, "affine": affine}
     layers = [config.pattern[n % len(config.pattern)] for n in range(config.layers)]
@@ -185,10 +188,8 @@ def _with_maps(
 
 
 def _read_adapters(
-    stored: Mapping[str, Stored], config: TransformerConfig, alpha: float | None, where: str
+    stored: Mapping[str, Stored], config: TransformerConfig, alpha: float, where: str
 ) -> tuple[TransformerConfig, dict[str, Any]]:
-    if alpha is None:
-        raise ValueError(f"alpha must be given for the adapters in {where}; got None")
     linear = adapted_maps(config)
     try:
         halves = adapter_halves(stored, linear)
