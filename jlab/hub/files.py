@@ -21,7 +21,7 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class Stored(NamedTuple):
@@ -48,7 +48,7 @@ def weight_files(folder: Path) -> list[str]:
 
 def refuse_pickles(folder: Path, read: str) -> None:
     """To be called where nothing that is read was found: says why a pickle is not."""
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise ValueError(
             f"{folder / pickles[0]} is a pickle, which can run code when it is read:"

@@ -29,6 +29,8 @@ def load_hf(
 ) -> tuple[TransformerConfig, dict[str, Any]]:
     """Config and parameters of a released Llama, Mistral, Qwen2 or GPT-NeoX (Pythia).
 
+    Or of a linearized one, as `save_hf` writes it.
+
     Memory: the parameters and one tensor. The config computes in float32 whatever the type of the
     parameters; `dataclasses.replace(config, dtype="bfloat16")` changes that.
 
@@ -48,8 +50,9 @@ def load_hf(
     shapes = tensors.param_shapes(config)
     released = tensors.released_tensors(family, config, shapes)
     stored = stored_tensors(folder)
-    _check(folder, family, released, stored)
-    stored = {name: stored[name] for name in released}
+    spare = [name for name in stored if name not in released and tensors.ignored(family, name)]
+    stored = {name: tensor for name, tensor in stored.items() if name not in spare}
+    check_stored(stored, released, str(folder), f"this {family} model")
     shapes = _typed(shapes, released, stored, wanted)
     places = flatten_dict(shardings(unflatten_dict(shapes))) if shardings else {}
     params: dict[tensors.Keys, jax.Array] = {}
@@ -79,27 +82,35 @@ def _read_config(path: Path) -> tuple[TransformerConfig, str]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _check(
-    folder: Path,
-    family: str,
-    released: Mapping[str, tensors.Released],
+def check_stored(
     stored: Mapping[str, Stored],
+    released: Mapping[str, tensors.Released],
+    where: str,
+    model: str,
 ) -> None:
-    """Every tensor is there, of the right shape and a type that we read, and no other is."""
+    """Every tensor is there, of the right shape and a type that we read, and no other is.
+
+    Args:
+      stored: what there is, by released name.
+      released: what must be there.
+      where: begins the message of a tensor that is missing.
+      model: whose tensors they are, in messages.
+
+    Raises:
+      ValueError: one line that names the file and the tensor.
+    """
     missing = [name for name in released if name not in stored]
     if missing:
         files = ", ".join(sorted({tensor.file.name for tensor in stored.values()})[:3])
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ValueError(f"{folder}: no tensor {missing[0]}{more} in {files}")
+        raise ValueError(f"{where}: no tensor {missing[0]}{more} in {files}")
     for name, tensor in stored.items():
         if name not in released:
-            if tensors.ignored(family, name):
-                continue
-            raise ValueError(f"{tensor.file}: {name} is no tensor of this {family} model")
+            raise ValueError(f"{tensor.file}: {name} is no tensor of {model}")
         shape = released[name].shape
         if tensor.shape != shape:
             raise ValueError(
-                f"{tensor.file}: {name} must have shape {shape}, by config.json; got {tensor.shape}"
+                f"{tensor.file}: {name} must have shape {shape}, by the config; got {tensor.shape}"
             )
         if tensor.dtype not in DTYPES:
             raise ValueError(

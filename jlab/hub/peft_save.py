@@ -9,8 +9,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jlab.hub import tensors
+from jlab.hub.adapters import PREFIX, adapted_maps, adapter_shapes, short_names
 from jlab.hub.files import write_file
-from jlab.hub.peft import PREFIX, SETTINGS, WEIGHTS, adapted_maps, adapter_shapes, short_names
+from jlab.hub.peft import SETTINGS, WEIGHTS
 from jlab.hub.save import check_leaves
 from jlab.nn import TransformerConfig
 

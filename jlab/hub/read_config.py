@@ -3,7 +3,8 @@
 Both spellings are read: that of `transformers` 4 (`rope_theta` and `rope_scaling` beside the other
 fields) and that of version 5 (one object `rope_parameters`). Where a field is missing, the default
 is the one of the released model's class. What would change the computation and is not supported is
-refused by name; fields about training, or unknown to `transformers` too, are not looked at.
+refused by name; fields about training, or unknown to `transformers` too, are not looked at. The
+attention of linearized models is read by `jlab.hub.linearized`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from jlab.hub.fields import Fields
+from jlab.hub.linearized import BASE_TYPE, MODEL_TYPE, read_linearized
 from jlab.nn import LayerConfig, RopeConfig, TransformerConfig
 
 FAMILIES = ("llama", "mistral", "qwen2", "gpt_neox")  # values of `model_type`
@@ -40,8 +42,10 @@ _UNSUPPORTED = ("quantization_config", "num_experts", "num_local_experts", "use_
 
 
 def read_family(released: Mapping[str, Any]) -> str:
-    """The `model_type`, one of `FAMILIES`."""
-    return Fields(released).choice("model_type", {name: name for name in FAMILIES})
+    """The `model_type`, one of `FAMILIES`; of a linearized model that of its base."""
+    known, fields = {name: name for name in FAMILIES}, Fields(released)
+    found = fields.choice("model_type", known | {MODEL_TYPE: None})
+    return fields.choice(BASE_TYPE, known) if found is None else found
 
 
 def read_config(released: Mapping[str, Any]) -> TransformerConfig:
@@ -56,8 +60,9 @@ def read_config(released: Mapping[str, Any]) -> TransformerConfig:
             raise ValueError(f"{name} is not supported; got {released[name]!r}")
     layer = _neox_layer(fields) if family == "gpt_neox" else _llama_layer(fields, family)
     pattern = tuple(replace(layer, window=window) for window in _windows(fields, family))
+    pattern = read_linearized(released, pattern)
     norm, eps = ("layer", "layer_norm_eps") if family == "gpt_neox" else ("rms", "rms_norm_eps")
-    period = _period(pattern)
+    period = shortest_period(pattern)
     return TransformerConfig(
         vocab_size=fields.size("vocab_size"),
         d_model=fields.size("hidden_size"),
@@ -186,7 +191,7 @@ def _windows(fields: Fields, family: str) -> list[int | None]:
     return [window if name == "sliding_attention" else None for name in types]
 
 
-def _period(layers: Sequence[LayerConfig]) -> int:
+def shortest_period(layers: Sequence[LayerConfig]) -> int:
     """Length of the shortest pattern that, repeated, gives the layers; all of them if irregular."""
     depths = range(1, len(layers) + 1)
     fits = (p for p in depths if len(layers) % p == 0 and layers[p:] == layers[:-p])

@@ -1,4 +1,4 @@
-"""Our parameters as a folder that `transformers` and `load_hf` read."""
+"""Our parameters as a folder that `load_hf` reads, and `transformers` where its models can."""
 
 import functools
 import json
@@ -16,6 +16,8 @@ from flax.traverse_util import flatten_dict
 from jlab.hub import tensors
 from jlab.hub.fields import read_json
 from jlab.hub.files import DTYPES, INDEX, SINGLE, nbytes, write_file, write_index
+from jlab.hub.linearized import BASE_TYPE
+from jlab.hub.read_config import read_family
 from jlab.hub.source import local_folder
 from jlab.hub.write_config import write_config
 from jlab.nn import TransformerConfig
@@ -49,10 +51,11 @@ def save_hf(
     """Write `config.json` and safetensors files, bit for bit the parameters in their own types.
 
     A save that is stopped leaves no `config.json`, so that nothing takes the folder for a model.
+    A linearized model, whatever its layers mix, is for `load_hf` alone: `transformers` refuses it.
 
     Args:
       directory: made if missing; must not hold a model.
-      config: must be one that Llama, Mistral, Qwen2 or GPT-NeoX can express.
+      config: must be one that Llama, Mistral, Qwen2 or GPT-NeoX can express, their attention aside.
       params: as `load_hf` gives them and training makes them.
       base: folder or hub id of the model that this one comes from; its tokenizer files, chat
         template, special token ids and context length are taken over.
@@ -68,11 +71,11 @@ def save_hf(
     check_leaves("params", flat, shapes)
     base = None if base is None else local_folder(base)
     lent = {} if base is None else read_json(base / "config.json")
-    written = write_config(config, lent.get("model_type"))
+    written = write_config(config, lent.get(BASE_TYPE, lent.get("model_type")))
     clash = sorted(set(fields) & set(written))
     if clash:
         raise ValueError(f"fields must not set {clash[0]}, which follows from the config")
-    released = tensors.released_tensors(written["model_type"], config, shapes)
+    released = tensors.released_tensors(read_family(written), config, shapes)
     _make_room(directory)
     _write_weights(directory, flat, released, max_shard_bytes)
     if base is not None:

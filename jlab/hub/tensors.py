@@ -1,7 +1,8 @@
 """Which tensor of a released model holds which of our parameters, and how it lies there.
 
 Released matrices are `[outputs, inputs]`, ours `[inputs, outputs]`; embeddings, norms and biases
-lie as ours. GPT-NeoX keeps query, key and value in one tensor, interleaved by head.
+lie as ours. GPT-NeoX keeps query, key and value in one tensor, interleaved by head. What layers
+with linear or hybrid attention add lies below their attention (`jlab.hub.maps`).
 Source: the modelling files of `transformers`, whose released weights have these names.
 """
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from jlab.hub import maps
 from jlab.nn import Transformer, TransformerConfig, unstacked_names
 
 Keys = tuple[str, ...]  # path of a parameter: ("blocks", "0", "attn", "q_proj", "kernel")
@@ -59,6 +61,7 @@ class Released(NamedTuple):
     shape: tuple[int, ...]
     places: tuple[Place, ...]  # one, or query, key and value
     heads: int  # of a fused tensor
+    ours: tuple[int, ...]  # shape of one layer's row of each parameter
 
 
 @functools.lru_cache(maxsize=16)
@@ -70,6 +73,11 @@ def param_shapes(config: TransformerConfig) -> Mapping[Keys, jax.ShapeDtypeStruc
     return MappingProxyType(flatten_dict(params))
 
 
+def naming(config: TransformerConfig) -> str:
+    """A family with the tensor names of the config's: there are those of Llama and of GPT-NeoX."""
+    return "gpt_neox" if config.norm == "layer" else "llama"
+
+
 def released_tensors(
     family: str, config: TransformerConfig, shapes: Mapping[Keys, jax.ShapeDtypeStruct]
 ) -> dict[str, Released]:
@@ -79,7 +87,7 @@ def released_tensors(
     for path in sorted(shapes, key=_fused_order):
         stacked = path[0] == "blocks"
         for row, ours in enumerate(unstacked_names(config, path)):
-            name = _released_name(ours, words)
+            name = _released_name(ours, words, _has_adapter(config, path))
             places.setdefault(name, []).append(Place(path, row if stacked else None))
     names = sorted(places, key=lambda name: (_depth(places[name][0], config), name))
     return {name: _released(places[name], config, shapes) for name in names}
@@ -87,10 +95,11 @@ def released_tensors(
 
 def split(tensor: np.ndarray, released: Released) -> list[np.ndarray]:
     """Views of a released tensor as our parameters, one per place."""
-    parts = [tensor]
-    if len(released.places) > 1:
-        by_head = tensor.reshape(released.heads, len(_FUSED), -1, *tensor.shape[1:])
-        parts = [by_head[:, i].reshape(-1, *tensor.shape[1:]) for i in range(len(_FUSED))]
+    if len(released.places) == 1:
+        turned = _turn(tensor, released.places[0])
+        return [turned.reshape(released.ours) if maps.MODULE in released.places[0].path else turned]
+    by_head = tensor.reshape(released.heads, len(_FUSED), -1, *tensor.shape[1:])
+    parts = [by_head[:, i].reshape(-1, *tensor.shape[1:]) for i in range(len(_FUSED))]
     return [_turn(part, place) for part, place in zip(parts, released.places, strict=True)]
 
 
@@ -98,7 +107,7 @@ def join(parts: Sequence[np.ndarray], released: Released) -> np.ndarray:
     """The released tensor from our parameters: the inverse of `split`."""
     turned = [_turn(part, place) for part, place in zip(parts, released.places, strict=True)]
     if len(turned) == 1:
-        return turned[0]
+        return turned[0].reshape(released.shape)
     by_head = [part.reshape(released.heads, 1, -1, *part.shape[1:]) for part in turned]
     return np.concatenate(by_head, axis=1).reshape(released.shape)
 
@@ -118,20 +127,31 @@ def _fused_order(path: Keys) -> tuple[int, Keys]:
     return (_FUSED.index(module) if module in _FUSED else 0, path)
 
 
-def _released_name(ours: str, words: Mapping[str, str]) -> str:
+def _has_adapter(config: TransformerConfig, path: Keys) -> bool:
+    """Whether the feature maps of the layers at a path have hidden units."""
+    return path[0] == "blocks" and config.pattern[int(path[1])].feature_map.learned == "adapter"
+
+
+def _released_name(ours: str, words: Mapping[str, str], adapter: bool) -> str:
     *modules, kind = ours.split(".")
-    kind = "bias" if kind == "bias" else "weight"  # kernel, embedding, scale
-    return ".".join([*(words.get(module, module) for module in modules), kind])
+    last = "bias" if kind == "bias" else "weight"  # kernel, embedding, scale
+    if maps.MODULE in modules:
+        below = modules.index(maps.MODULE)
+        last = maps.map_name([*modules[below + 1 :], kind], adapter)
+        modules = modules[:below]
+    return ".".join([*(words.get(module, module) for module in modules), last])
 
 
 def _released(
     places: list[Place], config: TransformerConfig, shapes: Mapping[Keys, jax.ShapeDtypeStruct]
 ) -> Released:
     path, row = places[0]
-    shape = shapes[path].shape[0 if row is None else 1 :]
-    first, *rest = reversed(shape) if path[-1] == "kernel" else shape
+    ours = shapes[path].shape[0 if row is None else 1 :]
+    if maps.MODULE in path:
+        return Released(maps.map_shape(path[-1], ours), tuple(places), 1, ours)
+    first, *rest = reversed(ours) if path[-1] == "kernel" else ours
     heads = config.pattern[int(path[1])].heads if len(places) > 1 else 1
-    return Released((first * len(places), *rest), tuple(places), heads)
+    return Released((first * len(places), *rest), tuple(places), heads, ours)
 
 
 def _turn(array: np.ndarray, place: Place) -> np.ndarray:

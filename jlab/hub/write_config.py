@@ -1,14 +1,15 @@
 """A `TransformerConfig` as the fields of a `config.json`, in the spelling of `transformers` 4.
 
 Version 5 reads that spelling as well. A config that no released family can express is refused by
-name; fields of ours that only say how to run (`dtype`, `remat`, `implementation`) and
-the adapters (`lora`) are not written.
+name; fields of ours that only say how to run (`dtype`, `remat`, `implementation`, `transfer`) and
+the adapters (`lora`) are not written. A linearized config is written by `jlab.hub.linearized`.
 """
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+from jlab.hub.linearized import softmax_layer, write_linearized
 from jlab.hub.read_config import ACTIVATIONS, FAMILIES
 from jlab.nn import LayerConfig, RopeConfig, TransformerConfig
 
@@ -25,18 +26,18 @@ def write_config(config: TransformerConfig, family: str | None = None) -> dict[s
 
     Args:
       config: what to express.
-      family: the `model_type` to prefer; by default, and where it cannot express the config, the
-        first of `FAMILIES` that can.
+      family: the `model_type` to prefer, of a linearized model that of its base; by default, and
+        where it cannot express the config, the first of `FAMILIES` that can.
 
     Raises:
       ValueError: no family can; the message says what stands in the way.
     """
     if config.vocab_size is None:
         raise ValueError("model.vocab_size must be set before the model is saved; got None")
-    for layer in config.pattern:
-        if layer.attention != "softmax":
-            raise ValueError(f"layer.attention must be softmax to be saved; got {layer.attention}")
     layers = [config.pattern[n % len(config.pattern)] for n in range(config.layers)]
+    if any(layer.attention != "softmax" for layer in layers):
+        base = replace(config, pattern=tuple(softmax_layer(layer) for layer in config.pattern))
+        return write_linearized(write_config(base, family), layers)
     layer, windows = layers[0], [layer.window for layer in layers]
     _check_alike(layers)
     objections = {name: next(_objections(name, config, layer, windows), None) for name in FAMILIES}

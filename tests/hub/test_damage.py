@@ -151,7 +151,7 @@ def test_a_tensor_that_the_model_does_not_have_is_named(single):
 
 def test_a_wrong_shape_is_named_with_both(single):
     rewrite(single, **{NORM: np.zeros((16, 1), np.float32)})
-    refuses(single, rf"saf.*: {NORM} must have shape \(16,\), by config\.json; got \(16, 1\)")
+    refuses(single, rf"saf.*: {NORM} must have shape \(16,\), by the config; got \(16, 1\)")
 
 
 def test_a_type_that_is_not_read_is_named(single):

@@ -169,7 +169,7 @@ def test_an_irregular_stack_is_a_pattern_of_its_full_length(near):
 QUANTIZED = {"quant_method": "gptq", "bits": 4}
 REFUSED = [
     ({"model_type": "mixtral"},
-     "model_type must be one of llama, mistral, qwen2, gpt_neox; got 'mixtral'"),
+     "model_type must be one of llama, mistral, qwen2, gpt_neox, jlab-linearized; got 'mixtral'"),
     ({"model_type": None}, "model_type is missing; it must be a string"),
     ({"hidden_size": None}, "hidden_size is missing; it must be an integer"),
     ({"hidden_size": "16"}, "hidden_size must be an integer; got '16'"),

@@ -105,7 +105,7 @@ def test_another_family_can_be_preferred_where_it_fits():
         ({"gated": False}, r"llama needs layer.gated = True \(got False\); mistral"),
         ({"qkv_bias": True, "mlp_bias": True}, r"qwen2 needs layer.mlp_bias = False \(got True\)"),
         ({"rope": RopeConfig(fraction=0.5)}, r"llama needs rope.fraction = 1.0 \(got 0.5\)"),
-        ({"attention": "linear"}, "layer.attention must be softmax to be saved; got linear"),
+        ({"attention": "linear", "parallel": True}, r"llama needs layer.parallel = False \(got T"),
         ({"window": 5, "out_bias": True, "qkv_bias": True}, r"llama needs layer.window = None"),
     ],
 )  # fmt: skip
