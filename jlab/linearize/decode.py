@@ -20,7 +20,7 @@ from jaxtyping import Array, Int, PyTree
 from jlab.nn import Cache, Transformer, TransformerConfig, init_cache
 from jlab.nn.cache import replace_rows
 
-_CHUNK = 512  # tokens of the context read at a time
+_CHUNK = 256  # tokens of the context read at a time
 
 
 class Decoding(NamedTuple):
