@@ -19,6 +19,7 @@ layer reads what softmax read; step 2 trains low-rank updates of the projections
 (2, 1, 2, 128, 8)
 """
 
+from jlab.linearize.decode import Decoding, measure_decoding
 from jlab.linearize.pack import pack_released
 from jlab.linearize.released import released_attention, released_masks
 from jlab.linearize.swap import linearize
@@ -28,6 +29,7 @@ from jlab.nn.linear_attention import LinearState, linear_attention
 from pallas_kernels import HybridState, hybrid_attention
 
 __all__ = [
+    "Decoding",
     "HybridState",
     "LinearState",
     "adapter_map",
@@ -36,6 +38,7 @@ __all__ = [
     "identity_maps",
     "linear_attention",
     "linearize",
+    "measure_decoding",
     "measure_transfer",
     "pack_released",
     "released_attention",

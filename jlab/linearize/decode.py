@@ -62,37 +62,46 @@ def measure_decoding(
     tokens = jax.random.randint(
         jax.random.key(seed), (batch, max(contexts)), 0, config.vocab_size, jnp.int32
     )
-    found, cache, done = {}, None, 0
-    for context in sorted(set(contexts)):
-        cache = _with_room(config, cache, batch, context + new_tokens)
-        cache, token = _read(config, variables, cache, tokens[:, done:context])
-        steps = _decode.lower(config, new_tokens, variables, cache, token).compile()
-        seconds = _time(functools.partial(steps, variables), cache, token, rounds)
-        per_token = [s / new_tokens for s in seconds]
-        found[context] = Decoding(
+    ready, cache, done = [], None, 0
+    ascending = sorted(set(contexts))
+    for context in ascending:
+        following = tokens[:, done:context]
+        cache, token = read_context(config, variables, cache, following, context + new_tokens)
+        steps = decode.lower(config, new_tokens, variables, cache, token).compile()
+        ready.append((steps, cache, token))
+        done = context
+    seconds = _time(ready, variables, rounds)
+    found = {
+        context: Decoding(
             context,
-            statistics.median(per_token),
-            min(per_token),
-            max(per_token),
+            statistics.median(times) / new_tokens,
+            min(times) / new_tokens,
+            max(times) / new_tokens,
             sum(leaf.nbytes for leaf in jax.tree.leaves(cache)) // batch,
             steps.memory_analysis().temp_size_in_bytes,
         )
-        done = context
+        for context, times, (steps, cache, _) in zip(ascending, seconds, ready, strict=True)
+    }
     return [found[context] for context in contexts]
 
 
-def _with_room(config: TransformerConfig, cache: Cache | None, batch: int, length: int) -> Cache:
-    """A cache of `length` tokens that holds what `cache` holds."""
-    empty = init_cache(config, batch, length)
-    return empty if cache is None else replace_rows(empty, jnp.arange(batch), cache)
-
-
-def _read(
-    config: TransformerConfig, variables: PyTree, cache: Cache, tokens: Int[Array, "b l"]
+def read_context(
+    config: TransformerConfig,
+    variables: PyTree,
+    cache: Cache | None,
+    tokens: Int[Array, "b l"],
+    length: int,
+    chunk: int = _CHUNK,
 ) -> tuple[Cache, Int[Array, "b"]]:
-    """The cache after `tokens`, and the likeliest token after them."""
-    for start in range(0, tokens.shape[1], _CHUNK):
-        cache, token = _step(config, variables, cache, tokens[:, start : start + _CHUNK])
+    """A cache with room for `length` tokens after `cache` and `tokens`, and the likeliest next.
+
+    Reads `chunk` tokens at a time; `cache` is None where there are none before.
+    """
+    rows = tokens.shape[0]
+    longer = init_cache(config, rows, length)
+    cache = longer if cache is None else replace_rows(longer, jnp.arange(rows), cache)
+    for start in range(0, tokens.shape[1], chunk):
+        cache, token = _step(config, variables, cache, tokens[:, start : start + chunk])
     return cache, token
 
 
@@ -106,14 +115,14 @@ def _step(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _decode(
+def decode(
     config: TransformerConfig,
     new_tokens: int,
     variables: PyTree,
     cache: Cache,
     token: Int[Array, "b"],
 ) -> tuple[Cache, Int[Array, "new_tokens b"]]:
-    """The loop that is timed: reads `token`, then the likeliest token after each read."""
+    """The loop that is timed: reads `token`, then each time the likeliest token; returns those."""
 
     def step(carry, _):
         cache, token = _step(config, variables, carry[0], carry[1][:, None])
@@ -123,15 +132,21 @@ def _decode(
     return cache, following
 
 
-def _time(steps: Callable, cache: Cache, token: Int[Array, "b"], rounds: int) -> list[float]:
-    """Seconds of every round, after one that is not counted; `steps` consumes a copy of `cache`."""
-    seconds = []
+def _time(
+    ready: list[tuple[Callable, Cache, Array]], variables: PyTree, rounds: int
+) -> list[list[float]]:
+    """Seconds of every round by context, after a round that is not counted.
+
+    Contexts take turns, so that a slow moment of the machine hits all of them.
+    """
+    seconds = [[] for _ in ready]
     for _ in range(rounds + 1):
-        own = jax.block_until_ready(jax.tree.map(jnp.copy, cache))
-        begin = time.perf_counter()
-        jax.block_until_ready(steps(own, token))
-        seconds.append(time.perf_counter() - begin)
-    return seconds[1:]
+        for times, (steps, cache, token) in zip(seconds, ready, strict=True):
+            own = jax.block_until_ready(jax.tree.map(jnp.copy, cache))  # the steps consume it
+            begin = time.perf_counter()
+            jax.block_until_ready(steps(variables, own, token))
+            times.append(time.perf_counter() - begin)
+    return [times[1:] for times in seconds]
 
 
 def _check(contexts: Sequence[int], batch: int, new_tokens: int, rounds: int) -> None:
