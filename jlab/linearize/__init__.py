@@ -20,6 +20,7 @@ layer reads what softmax read; step 2 trains low-rank updates of the projections
 """
 
 from jlab.linearize.controls import without_linear, without_window
+from jlab.linearize.decode import Decoding, measure_decoding
 from jlab.linearize.losses import TransferLoss, block_step, transfer_step, tuning_step
 from jlab.linearize.pack import pack_released
 from jlab.linearize.parts import join_maps, split_maps, with_trained
@@ -32,6 +33,7 @@ from jlab.nn.linear_attention import LinearState, linear_attention
 from pallas_kernels import HybridState, hybrid_attention
 
 __all__ = [
+    "Decoding",
     "HybridState",
     "LinearState",
     "TransferLoss",
@@ -44,6 +46,7 @@ __all__ = [
     "layer_report",
     "linear_attention",
     "linearize",
+    "measure_decoding",
     "measure_transfer",
     "pack_released",
     "released_attention",

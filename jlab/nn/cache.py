@@ -17,6 +17,8 @@ from pallas_kernels import HybridState
 
 PADDING = -1  # segment id of a token that nothing may see, and of a slot not yet written
 
+_ENDS = 2  # ids that a row keeps where there are no slots: the least and the greatest
+
 
 class KV(NamedTuple):
     """What one layer of the pattern remembers; the leading axis is the scan over repeats."""
@@ -35,6 +37,7 @@ class Cache(NamedTuple):
 
     layers: tuple[KV | State, ...]  # one per layer of the pattern
     lengths: Int[Array, "rows"]  # tokens that each row has stored here, its prefix not counted
+    # Of every slot; where no layer has keys and values, only the least and the greatest id read.
     segment_ids: Int[Array, "rows slots"]
     prefix: "Cache | None"  # read-only; its row i serves rows i * n ... i * n + n - 1 here
 
@@ -45,14 +48,22 @@ class Cache(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """Tokens that each row can store here."""
+        """Ids that each row can store here; where the cache is bounded, as many as tokens."""
         return self.segment_ids.shape[1]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a layer stores keys and values: states alone have room for any text."""
+        return any(isinstance(layer, KV) for layer in self.layers)
 
 
 def init_cache(
     config: TransformerConfig, batch: int, length: int, dtype: str | None = None
 ) -> Cache:
-    """An empty cache for `batch` rows of up to `length` tokens; dtype: by default the config's."""
+    """An empty cache for `batch` rows of up to `length` tokens; dtype: by default the config's.
+
+    Without softmax layers it has the same size for any length, and room for any number of tokens.
+    """
     for name, value in (("batch", batch), ("length", length)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}")
@@ -61,6 +72,8 @@ def init_cache(
         _empty(config.repeats, layer, batch, length, dtype or config.dtype)
         for layer in config.pattern
     )
+    if all(layer.attention != "softmax" for layer in config.pattern):
+        length = _ENDS
     return Cache(
         layers=tuple(layers),
         lengths=jnp.zeros((batch,), jnp.int32),
@@ -95,7 +108,9 @@ def fork(cache: Cache, n: int, length: int | None = None) -> Cache:
     """
     if n < 1:
         raise ValueError(f"n must be at least 1; got {n}")
-    rows, slots = cache.rows * n, length or cache.slots
+    rows, slots = cache.rows * n, cache.slots
+    if cache.bounded:
+        slots = length or slots
 
     def forked(layer):
         if not isinstance(layer, KV):
@@ -198,8 +213,12 @@ def advance(cache: Cache, segment_ids: Int[Array, "rows l"]) -> tuple[Cache, Int
     real = segment_ids != PADDING
     slots = cache.lengths[:, None] + jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1
     targets = jnp.where(real, slots, cache.slots)
-    rows = jnp.arange(cache.rows)[:, None]
-    ids = cache.segment_ids.at[rows, targets].set(segment_ids, mode="drop")
+    if cache.bounded:
+        rows = jnp.arange(cache.rows)[:, None]
+        ids = cache.segment_ids.at[rows, targets].set(segment_ids, mode="drop")
+    else:
+        least, greatest = _ends(jnp.concatenate([cache.segment_ids, segment_ids], axis=1))
+        ids = jnp.stack([jnp.minimum(least, greatest), greatest], axis=1)
     lengths = cache.lengths + real.sum(1, dtype=jnp.int32)
     return cache._replace(lengths=lengths, segment_ids=ids), targets
 
@@ -223,7 +242,7 @@ def write(
 
 def unreadable(cache: Cache) -> Bool[Array, "rows"]:
     """Which rows hold what the cache cannot tell: too many tokens, or two documents in a state."""
-    bad = cache.lengths > cache.slots
+    bad = (cache.lengths > cache.slots) & cache.bounded
     if all(isinstance(layer, KV) for layer in cache.layers):
         return bad
     least, greatest = _segments(cache)
@@ -232,11 +251,14 @@ def unreadable(cache: Cache) -> Bool[Array, "rows"]:
 
 def _segments(cache: Cache) -> tuple[Int[Array, "rows"], Int[Array, "rows"]]:
     """The least and the greatest segment id of each row, prefixes included."""
-    ids = cache.segment_ids
-    least = jnp.where(ids == PADDING, jnp.iinfo(ids.dtype).max, ids).min(1)
-    greatest = ids.max(1)
+    least, greatest = _ends(cache.segment_ids)
     if cache.prefix is None:
         return least, greatest
     n = cache.rows // cache.prefix.rows
     before = (jnp.repeat(x, n) for x in _segments(cache.prefix))
     return jnp.minimum(least, next(before)), jnp.maximum(greatest, next(before))
+
+
+def _ends(ids: Int[Array, "rows n"]) -> tuple[Int[Array, "rows"], Int[Array, "rows"]]:
+    """The least id of each row, above all others where there is none, and the greatest."""
+    return jnp.where(ids == PADDING, jnp.iinfo(ids.dtype).max, ids).min(1), ids.max(1)

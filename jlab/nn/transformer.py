@@ -159,8 +159,12 @@ def check_inputs(
             )
     if cache is None:
         return
-    room = cache if isinstance(cache, int) else cache.slots
-    if not isinstance(cache, int) and cache.rows != tokens.shape[0]:
-        raise ValueError(f"cache must have {tokens.shape[0]} rows, as tokens has; got {cache.rows}")
+    if isinstance(cache, int):
+        room = cache
+    else:
+        rows = tokens.shape[0]
+        if cache.rows != rows:
+            raise ValueError(f"cache must have {rows} rows, as tokens has; got {cache.rows}")
+        room = cache.slots if cache.bounded else tokens.shape[1]
     if room < tokens.shape[1]:
         raise ValueError(f"cache must have room for {tokens.shape[1]} tokens; got length {room}")

@@ -151,6 +151,29 @@ def test_the_state_does_not_grow(config):
     assert jax.tree.map(jnp.shape, short) == jax.tree.map(jnp.shape, long)
 
 
+@pytest.mark.parametrize("kind", ["linear", "hybrid_terrace"])
+def test_states_alone_take_any_number_of_tokens_in_a_cache_of_one_size(kind):
+    config = linearized(kind)
+    config = replace(config, pattern=config.pattern[:1])
+    caches = [jax.eval_shape(lambda n=n: init_cache(config, 2, n)) for n in (1, 4096)]
+    assert jax.tree.map(jnp.shape, caches[0]) == jax.tree.map(jnp.shape, caches[1])
+    tokens, cache, found = random_tokens(2, LENGTH), init_cache(config, 2, 1), []
+    ids = np.full((2, 7), 5, np.int32)  # any id is one document
+    for chunk in (slice(0, 7), slice(7, 14)):
+        out = logits_of(config, tokens[:, chunk], ids, cache)
+        cache = out.cache
+        found.append(out.logits)
+    expected = logits_of(config, tokens).logits
+    np.testing.assert_allclose(np.concatenate(found, 1), expected, **FLOAT32)
+    # A second document shows whenever it comes: after a fork, after padding, above or below.
+    cache = fork(cache, 2, length=1)
+    for ids in ([[-1], [-1], [-1], [-1]], [[5], [-1], [4], [6]], [[5], [5], [5], [-1]]):
+        out = logits_of(config, np.ones((4, 1), np.int32), np.array(ids, np.int32), cache)
+        cache = out.cache
+    assert np.isnan(out.logits).all((1, 2)).tolist() == [False, False, True, True]
+    assert np.isfinite(out.logits[:2]).all()
+
+
 @WINDOWS
 def test_in_bfloat16_sums_are_float32(config):
     half, tokens = replace(config, dtype="bfloat16"), random_tokens(1, 9)

@@ -2,8 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+from jlab.training.pretrained import check_model, load_model
 
-from evals.model import check_model, load_model
 from jlab.hub import load_hf, save_hf
 from jlab.linearize import linearize
 from jlab.nn import FeatureMapConfig, Transformer
