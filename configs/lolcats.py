@@ -32,6 +32,7 @@ _DEMO = RECIPE.Config(
     eval_windows=16,
     test_windows=64,
     swap=_SWAP,
+    export=("transferred", "tuned", "alone"),
     transfer=TransferStage(loop=LoopConfig(steps=100, eval_every=10, checkpoint_every=100)),
     tune=TuneStage(
         optimizer=replace(TuneStage().optimizer, learning_rate=1e-3, end_learning_rate=1e-4),

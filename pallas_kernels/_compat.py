@@ -1,10 +1,19 @@
 """The one place that knows which jax is running: 0.10 (Python 3.11) or 0.11 and later (3.12)."""
 
+import os
+
 import jax
 from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call as _interpreter
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 _NEW = jax.__version_info__ >= (0, 11, 2)
+
+# With YNNPACK, XLA on CPUs compiles some products so that they read memory before it is written:
+# the definitions here, which tests and users compare with, would be wrong now and then. The flag is
+# read when jax first computes something; one that the user has set stays.
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if jax.__version_info__ >= (0, 10, 1) and "ynn_fusion" not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_experimental_ynn_fusion_type=".strip()
 
 if _NEW:
     InterpretParams = plgpu.InterpretGPUParams

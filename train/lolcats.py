@@ -29,6 +29,7 @@ from jlab.training.pretrained import Model, check_model, load_model
 from jlab.training.run import Run
 from train.lolcats_arm import Base, linearized_arm
 from train.lolcats_config import Config
+from train.lolcats_export import check_export
 from train.lolcats_memory import Need, abstract_linearized, memory_needs, memory_table
 from train.lolcats_report import plots, text
 
@@ -173,6 +174,7 @@ def _check(config: Config, base: TransformerConfig) -> None:
     for kind in config.swap.attention:
         model, shapes = abstract_linearized(config, base, kind)
         lora_paths(replace(model, lora=config.tune.lora), shapes, config.tune.lora)
+        check_export(config, model)
     period = 1 if model.repeats == 1 else len(model.pattern)
     if config.transfer.block % period:
         raise ValueError(

@@ -22,12 +22,13 @@ from jlab.linearize import (
 )
 from jlab.mixing import static
 from jlab.nn import TransferConfig, TransformerConfig, flops_per_token, lora_init
-from jlab.training.language import GroupLosses, make_evaluate
+from jlab.training.language import make_evaluate
 from jlab.training.mesh import batch_rows, shard_params
 from jlab.training.partial import Stage, train_part
 from jlab.training.run import Run
 from train.lolcats_blocks import Cut, transfer_by_block
 from train.lolcats_config import Attention, Config, TuneStage
+from train.lolcats_export import export
 
 _REPORTED = 16  # windows per group behind the report of layers, which looks at all pairs of tokens
 
@@ -94,30 +95,33 @@ class Base(NamedTuple):
 
 def linearized_arm(base: Base, kind: Attention, out: Run) -> dict[str, Any]:
     """Transfer, low-rank updates, the control; test losses of all on the way."""
+    config = base.config
     model, params = base.linearized(kind)
+    tuned_model = replace(model, lora=config.tune.lora)
     maps, frozen = split_maps(params)
-    swapped = {"params": params}
     learned = transferred(base, model, maps, frozen, out.child("transfer"))
-    transfer = {"params": join_maps(learned, frozen)}
-    tuned_model = replace(model, lora=base.config.tune.lora)
-    tune = base.config.tune
-    tuned = tuned_from(base, tuned_model, tune, learned, frozen, out.child("tuned"))
-    found = {
-        "swapped": base.judge(model, swapped),
-        "transferred": base.judge(model, transfer),
-        "tuned": base.judge(tuned_model, tuned),
-        "layers": {
-            "swapped": layer_report(model, params, base.batches("test", _REPORTED)),
-            "transferred": layer_report(model, transfer["params"], base.batches("test", _REPORTED)),
-        },
-        **_controls(base, "tuned", tuned_model, tuned),
+    models = {
+        "swapped": (model, {"params": params}),
+        "transferred": (model, {"params": join_maps(learned, frozen)}),
     }
-    if base.config.control:
-        alone = tuned_from(
-            base, tuned_model, base.config.together, maps, frozen, out.child("alone")
-        )
-        found |= {"alone": base.judge(tuned_model, alone)}
-        found |= _controls(base, "alone", tuned_model, alone)
+    tuned = tuned_from(base, tuned_model, config.tune, learned, frozen, out.child("tuned"))
+    models["tuned"] = (tuned_model, tuned)
+    if config.control:
+        alone = out.child("alone")
+        start = (base, tuned_model, config.together, maps, frozen, alone)
+        models["alone"] = (tuned_model, tuned_from(*start))
+    found: dict[str, Any] = {name: base.judge(*one) for name, one in models.items()}
+    for name in ("tuned", "alone"):
+        if name in models:
+            found |= _switched_off(base, name, *models[name])
+    for name in config.export:
+        if name in models:
+            export(config, base.groups.tokenizer, *models[name], out.path / "models" / name)
+    shown = base.batches("test", _REPORTED)
+    found["layers"] = {
+        name: layer_report(model, models[name][1]["params"], shown)
+        for name in ("swapped", "transferred")
+    }
     return found
 
 
@@ -151,7 +155,7 @@ def tuned_from(
     return with_trained(rest, train_part(given, trained, rest, out, base.resume_command))
 
 
-def _controls(
+def _switched_off(
     base: Base, name: str, model: TransformerConfig, variables: PyTree
 ) -> dict[str, list[float]]:
     """Test losses with one branch of the attention switched off."""
@@ -161,8 +165,3 @@ def _controls(
         f"{name}_without_linear": base.judge(without_linear(model), variables),
         f"{name}_without_window": base.judge(without_window(model), variables),
     }
-
-
-def perplexity(losses: list[float] | GroupLosses, chosen: list[int]) -> float:
-    """exp of the mean loss over some groups."""
-    return float(np.exp(np.asarray(losses)[chosen].mean()))

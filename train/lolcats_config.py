@@ -102,6 +102,9 @@ class Config(LanguageModelConfig):
     """Step 1: maps learn to read what softmax attention reads."""
     tune: TuneStage = field(default_factory=TuneStage)
     """Step 2: low-rank updates learn to predict text."""
+    export: tuple[Literal["transferred", "tuned", "alone"], ...] = ("tuned",)
+    """Models to save in Hugging Face's layout, in KIND/models: after transfer, after both steps,
+    of the control."""
     control: bool = True
     """Also train maps and low-rank updates together from the start, for as many steps as both
     take: what attention transfer is worth."""

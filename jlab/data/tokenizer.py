@@ -64,6 +64,11 @@ class Tokenizer:
         encoded = self._prompt_model.encode_batch_fast(list(texts), add_special_tokens=framed)
         return [np.array(one.ids, token_dtype(self.vocab_size)) for one in encoded]
 
+    def save(self, path: Path) -> None:
+        """Write it as a `tokenizer.json`, for a model's folder; `file_tokenizer` reads it."""
+        model = _byte_model(self.vocab_size) if self._model is None else self._model
+        path.write_text(model.to_str())
+
     @functools.cached_property
     def _prompt_model(self) -> "tokenizers.Tokenizer":
         """A copy that reads special tokens: the switch is state, which threads would share."""
@@ -82,6 +87,31 @@ class Tokenizer:
 def byte_tokenizer() -> Tokenizer:
     """UTF-8 bytes as ids 0..255, and 256 for the end of a document."""
     return Tokenizer("bytes", 257, 256, hashlib.sha256(b"jlab bytes 257").hexdigest())
+
+
+def _byte_model(vocab_size: int) -> "tokenizers.Tokenizer":
+    """The same ids from a BPE without merges: its alphabet names the bytes by printable letters."""
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, pre_tokenizers
+
+    letters = {number: letter for letter, number in _letters().items()}
+    vocabulary = {letters[number]: number for number in range(256)} | {EOS: vocab_size - 1}
+    model = Model(models.BPE(vocabulary, []))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    model.decoder = decoders.ByteLevel()
+    model.add_special_tokens([EOS])
+    return model
+
+
+def _letters() -> dict[str, int]:
+    """The byte that each letter of the byte-level alphabet stands for.
+
+    Printable Latin-1 letters are their own bytes; the others follow from U+0100 on, in order.
+    Source: GPT-2 (Radford et al. 2019), released code.
+    """
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(256 + i): b for i, b in enumerate(rest)}
 
 
 def file_tokenizer(

@@ -51,7 +51,7 @@ def check_model(source: str, revision: str | None) -> None:
     if not source:
         raise UsageError("model must be a folder or a hub id such as owner/name; got nothing")
     folder = Path(source).expanduser()
-    if _is_run(folder) or not folder.is_dir():
+    if is_run(folder) or not folder.is_dir():
         return  # reading it checks a run's folder, and only the hub knows its ids
     if revision is not None:
         raise UsageError(f"revision is for hub ids only; got {revision!r} for folder {folder}")
@@ -84,12 +84,13 @@ def load_model(
 
     mesh = make_mesh(devices)
     folder = Path(source).expanduser()
-    if _is_run(folder):
+    if is_run(folder):
         return _trained(folder, dtype, mesh)
     return _released(source, revision, dtype, mesh)
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a model that `python -m train` has trained."""
     return (folder / "model.json").is_file()
 
 

@@ -154,3 +154,19 @@ def test_a_file_that_is_missing_or_something_else_is_named(tmp_path):
     (tmp_path / "t.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match=r"tokenizer: .*t\.json is not a tokenizer\.json: "):
         file_tokenizer(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_a_saved_tokenizer_gives_the_same_ids(kind, tmp_path):
+    texts = ["plain text", "  spaces\n\tand é ü 漢字 🙂", "", EOS]
+    made = byte_tokenizer()
+    if kind == "bpe":
+        train_bpe(texts * 4, 300, tmp_path / "bpe.json")
+        made = file_tokenizer(tmp_path / "bpe.json")
+    made.save(tmp_path / "tokenizer.json")
+    again = file_tokenizer(tmp_path / "tokenizer.json")
+    assert (again.vocab_size, again.eos_id) == (made.vocab_size, made.eos_id)
+    for text in texts:
+        ids = made.encode_batch([text])[0]
+        np.testing.assert_array_equal(again.encode_batch([text])[0], ids)
+        assert again.decode(ids) == made.decode(ids) == text

@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jlab.training.pretrained import check_model, load_model
 
 from jlab.hub import load_hf, save_hf
 from jlab.linearize import linearize
 from jlab.nn import FeatureMapConfig, Transformer
 from jlab.nn.generate import generate
+from jlab.training.pretrained import check_model, load_model
 from tests.cli.sampled import word_model
 
 
