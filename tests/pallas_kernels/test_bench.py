@@ -15,7 +15,6 @@ from pallas_kernels.case import Case, Peer, array
 from pallas_kernels.roofline import Ceilings
 from pallas_kernels.timing import Contender, Timing
 
-
 _CALLS = itertools.count(1)  # not random: two factors may round to the same bfloat16
 
 
