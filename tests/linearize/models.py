@@ -30,7 +30,8 @@ def model(kind: str = "hybrid_sliding"):
 def adapters(config: TransformerConfig) -> dict:
     """Adapters that do something: new ones are zero on their way out."""
     lora = lora_init(config, model()[1], jax.random.key(0))
-    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), lora)
+    noise = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), lora)
+    return jax.tree.map(lambda x, n: x + 0.1 * n, lora, noise)
 
 
 def adapted(config: TransformerConfig, **fields) -> TransformerConfig:

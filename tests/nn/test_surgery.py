@@ -52,7 +52,9 @@ def test_layers_run_one_by_one_equal_the_model():
     for n in range(CONFIG.layers):
         x = run_layer(CONFIG, get_layer(params, CONFIG, n), x, n % len(CONFIG.pattern))
     # Sums in another order.
-    np.testing.assert_allclose(normed(params, x), run(CONFIG, params, tokens).hidden, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(
+        normed(params, x), run(CONFIG, params, tokens).hidden, rtol=0, atol=2e-5
+    )
 
 
 def test_restacked_as_an_irregular_stack_the_model_is_the_same():
