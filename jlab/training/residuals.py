@@ -86,12 +86,15 @@ class Residuals:
 
     @property
     def done(self) -> int:
-        """Windows written so far; 0 where the stream has not its whole size, or is not there."""
+        """Windows written so far; 0 where stream or progress is damaged or not there."""
         if not (self._progress.exists() and self.path.exists()):
             return 0
         if self.path.stat().st_size != self.nbytes:
             return 0
-        return json.loads(self._progress.read_text())["windows"]
+        try:
+            return json.loads(self._progress.read_text())["windows"]
+        except ValueError:  # no JSON
+            return 0
 
     @property
     def complete(self) -> bool:

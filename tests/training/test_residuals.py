@@ -108,12 +108,15 @@ def test_old_progress_does_not_speak_for_a_new_stream(tmp_path):
     np.testing.assert_array_equal(again.read(np.arange(7)), STREAM[:7])
 
 
-def test_a_stream_that_was_cut_short_is_written_again(tmp_path):
-    """A file always has its whole size; what was cut off would come back as zeros."""
+@pytest.mark.parametrize(
+    ("name", "left"), [("s.bin", 20), ("s.bin", 0), ("s.json", 5), ("s.json", 0)]
+)
+def test_what_was_cut_short_is_written_again(tmp_path, name, left):
+    """A stream always has its whole size: what was cut off would come back as zeros."""
     with pytest.raises(Broken):
         residuals(tmp_path).write(Computed(), 2, no_more_than(4))
-    path = residuals(tmp_path).path
-    path.write_bytes(path.read_bytes()[:20])
+    path = tmp_path / "streams" / name
+    path.write_bytes(path.read_bytes()[:left])
     again = residuals(tmp_path)
     assert again.done == 0
     again.write(Computed(), 2)
