@@ -58,8 +58,10 @@ def stage_of(config, loss, optimizer="adam"):
     )
 
 
-def by_block(folder, layers, given, loss=MSE, optimizer="adam"):
+def by_block(folder, layers, given, loss=MSE, optimizer="adam", mesh=None):
+    """The maps, from blocks of so many layers."""
     config, params = given
     taught = replace(config, transfer=TransferConfig(weights=loss.xent_factor != 0))
-    cut = Cut(taught, params, layers)
-    return transfer_by_block(cut, loss, stage_of(config, loss, optimizer), Run(folder), "--resume")
+    stage = stage_of(config, loss, optimizer)
+    stage = replace(stage, mesh=mesh or stage.mesh)
+    return transfer_by_block(Cut(taught, params, layers), loss, stage, Run(folder), "--resume")
