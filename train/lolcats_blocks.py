@@ -70,8 +70,7 @@ def transfer_by_block(
     for number, (start, stop) in enumerate(borders):
         stack, blocks = take_stack(cut.params, cut.config, start, stop)
         part, entering = out.child(f"block-{number:02d}"), streams[number]
-        if part.result() is None and not entering.complete:
-            _check_first(number, entering)
+        if number == 0 and part.result() is None:
             _write(entering, partial(_embedded, cut, windows), stage, out)
         of_block = _stage_of(stage, cut, stack, loss, windows, entering)
         stacks.append(_maps_of(blocks, of_block, part, resume_command))
@@ -128,13 +127,6 @@ def _maps_of(blocks: PyTree, stage: Stage, part: Run, resume_command: str) -> Py
     if not maps:  # its layers stay softmax
         return {}
     return train_part(stage, {"maps": maps}, frozen, part, resume_command)["maps"]
-
-
-def _check_first(number: int, stream: Residuals) -> None:
-    if number:
-        raise ValueError(
-            f"{stream.path} is damaged or gone, and so is what it was made of: start a new run"
-        )
 
 
 def _write(

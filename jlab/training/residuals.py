@@ -142,7 +142,11 @@ class Residuals:
                 check(done)
 
     def read(self, numbers: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b length d_model"]:
-        """The stream of some windows."""
+        """The stream of some windows.
+
+        Raises:
+          ValueError: it is not there whole.
+        """
         return self._file[numbers]
 
     def remove(self) -> None:
@@ -153,6 +157,11 @@ class Residuals:
 
     @cached_property
     def _file(self) -> np.ndarray:
+        if not self.complete:
+            raise ValueError(
+                f"{self.path} must hold {self.shape[0]} windows; got {self.done}: it is damaged or"
+                " gone, start a new run"
+            )
         return np.asarray(np.memmap(self.path, jnp.dtype(self.dtype), "r", shape=self.shape))
 
     @property

@@ -143,5 +143,21 @@ def test_a_stream_in_the_middle_that_is_lost_is_named(tmp_path, lost, left):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(ValueError, match=r"block-01.bin is damaged or gone.*: start a new run"):
+    with pytest.raises(ValueError, match=r"block-01.bin must hold 14 windows; got 0: .* new run"):
+        by_block(tmp_path, 1, given)
+
+
+def test_a_block_that_is_done_needs_its_checkpoint(tmp_path):
+    """It would be trained again from an earlier one, but what entered it is no longer on disk."""
+    given = linearized(kind="linear")
+    with pytest.MonkeyPatch.context() as patch:
+        broken_at(patch, Residuals, "remove", 1)
+        with pytest.raises(Broken):
+            by_block(tmp_path, 1, given)
+    data = tmp_path / "block-00" / "checkpoints" / "4" / "default" / "_METADATA"
+    data.write_bytes(data.read_bytes()[:-1])
+    with (
+        pytest.warns(UserWarning, match="checkpoint .*/4 is damaged"),
+        pytest.raises(ValueError, match=r"block-00.bin must hold 14 windows; got 0"),
+    ):
         by_block(tmp_path, 1, given)

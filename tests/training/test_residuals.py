@@ -123,6 +123,16 @@ def test_what_was_cut_short_is_written_again(tmp_path, name, left):
     np.testing.assert_array_equal(again.read(np.arange(7)), STREAM[:7])
 
 
+def test_a_stream_that_is_not_whole_is_not_read(tmp_path):
+    stream = residuals(tmp_path)
+    with pytest.raises(Broken):
+        stream.write(Computed(), 2, no_more_than(4))
+    with pytest.raises(ValueError, match=r"s.bin must hold 7 windows; got 4: .* start a new run"):
+        stream.read(np.array([0]))
+    stream.write(Computed(), 2)
+    np.testing.assert_array_equal(stream.read(np.array([6])), STREAM[6:7])
+
+
 def test_progress_is_never_ahead_of_the_stream(tmp_path):
     """Whoever looks after a part finds as many windows as are told."""
     stream = residuals(tmp_path)
