@@ -51,7 +51,7 @@ def transfer_by_block(
       resume_command: told to the user where training stops early.
 
     Raises:
-      ValueError: blocks that cut a repeated pattern, or several processes.
+      ValueError: blocks that cut a repeated pattern, several processes, or a stream that is lost.
       Interrupted: a signal asked to stop; what is written of a stream stays.
     """
     if jax.process_count() > 1:

@@ -5,6 +5,7 @@ holds the layers before it.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,7 +55,9 @@ class Windows:
         Raises:
           KeyError: one that is not among them.
         """
-        found = self._places[np.asarray(group), np.asarray(ids)]
+        group, ids = np.asarray(group), np.asarray(ids)
+        held = (ids >= 0) & (ids < self._places.shape[1])
+        found = np.where(held, self._places[group, np.where(held, ids, 0)], -1)
         if found.min(initial=0) < 0:
             raise KeyError(f"windows {ids[found < 0]} of groups {group[found < 0]} are not kept")
         return found
@@ -83,10 +86,15 @@ class Residuals:
 
     @property
     def done(self) -> int:
-        """Windows written so far."""
+        """Windows written so far; 0 where stream or progress is damaged or not there."""
         if not (self._progress.exists() and self.path.exists()):
             return 0
-        return json.loads(self._progress.read_text())["windows"]
+        if self.path.stat().st_size != self.nbytes:
+            return 0
+        try:
+            return json.loads(self._progress.read_text())["windows"]
+        except ValueError:  # no JSON
+            return 0
 
     @property
     def complete(self) -> bool:
@@ -110,32 +118,50 @@ class Residuals:
           compute: the stream of the windows of these numbers; always `rows` of them.
           rows: windows at a time.
           check: hears how many windows there are after each part; it may raise to stop.
+
+        Raises:
+          OSError: the disk is full; what is written stays.
         """
         total, done = self.shape[0], self.done
-        mode = "r+" if done else "w+"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = np.memmap(self.path, jnp.dtype(self.dtype), mode, shape=self.shape)
-        while done < total:
-            count = min(rows, total - done)
-            # The last part repeats its last window, so that every part has one shape.
-            numbers = np.minimum(done + np.arange(rows), total - 1)
-            file[done : done + count] = compute(numbers)[:count]
-            file.flush()
-            done += count
-            self._tell(done)
-            check(done)
+        if not done:  # what is told of an earlier file does not hold for the new one
+            self._progress.unlink(missing_ok=True)
+        # Not through a map: where the disk is full, that ends the process without a word.
+        with self.path.open("r+b" if done else "wb") as file:
+            file.truncate(self.nbytes)
+            file.seek(done * (self.nbytes // total))
+            while done < total:
+                count = min(rows, total - done)
+                # The last part repeats its last window, so that every part has one shape.
+                numbers = np.minimum(done + np.arange(rows), total - 1)
+                file.write(np.asarray(compute(numbers)[:count], jnp.dtype(self.dtype)).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+                done += count
+                self._tell(done)
+                check(done)
 
     def read(self, numbers: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b length d_model"]:
-        """The stream of some windows."""
+        """The stream of some windows.
+
+        Raises:
+          ValueError: it is not there whole.
+        """
         return self._file[numbers]
 
     def remove(self) -> None:
         """Free the disk."""
+        self.__dict__.pop("_file", None)  # a mapped file keeps its blocks after it is unlinked
         self._progress.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
     @cached_property
     def _file(self) -> np.ndarray:
+        if not self.complete:
+            raise ValueError(
+                f"{self.path} must hold {self.shape[0]} windows; got {self.done}: it is damaged or"
+                " gone, start a new run"
+            )
         return np.asarray(np.memmap(self.path, jnp.dtype(self.dtype), "r", shape=self.shape))
 
     @property

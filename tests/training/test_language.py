@@ -10,7 +10,7 @@ import pytest
 
 from jlab.data import evaluation_batches
 from jlab.data.batch import Batch
-from jlab.nn import Transformer, llama
+from jlab.nn import LoRASpec, Transformer, llama, lora_init, lora_merge
 from jlab.training import init_state, language_loss, make_evaluate, make_mesh, make_train_step
 from jlab.training.language import token_loss
 from tests.mixing.worlds import jit_in_haste
@@ -170,6 +170,47 @@ def test_computing_in_bfloat16_keeps_float32_parameters_and_moments(params):
         for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True)
     ]
     assert min(moved) > 1e-7
+
+
+def head_of(params):
+    """A part of the parameters, and the variables of the model from that part."""
+    head = {"final_norm": jax.tree.map(lambda x: 2 * x, params["final_norm"])}
+    return head, lambda part: {"params": {**params, **part}}
+
+
+def test_a_part_is_trained_by_the_loss_of_the_whole_model(params):
+    head, variables = head_of(params)
+    loss = language_loss(CONFIG, GROUPS, variables=variables)
+    gradient = jit_in_haste(jax.value_and_grad(loss, has_aux=True))
+    (mean, aux), found = gradient(head, {}, make_batch(), None)
+    whole = jit_in_haste(jax.value_and_grad(language_loss(CONFIG, GROUPS), has_aux=True))
+    (expected, all_aux), of_all = whole({**params, **head}, {}, make_batch(), None)
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    assert abs(float(expected) - float(LOSS(params, {}, make_batch(), None)[0])) > 1e-3
+    np.testing.assert_allclose(*(x.metrics["group_loss"].total for x in (aux, all_aux)), rtol=1e-6)
+    assert jax.tree.structure(found) == jax.tree.structure(head)
+    for a, b in zip(*map(jax.tree.leaves, (found, of_all["final_norm"])), strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
+def test_an_evaluation_of_a_part_is_that_of_the_whole_model(params):
+    """Adapters are such a part: what they change is measured, and what is frozen is not eaten."""
+    head, variables = head_of(params)
+    batches, mesh = [make_batch()], make_mesh()
+    of_part = make_evaluate(CONFIG, batches, 2, mesh, variables=variables)
+    of_all = make_evaluate(CONFIG, batches, 2, mesh)
+    for part in (head, {}):
+        for found, expected in zip(of_part(part), of_all({**params, **part}), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert np.abs(of_part(head).loss - of_part({}).loss).max() > 1e-3
+    config = replace(CONFIG, lora=LoRASpec(rank=2))
+    lora = jax.tree.map(lambda x: x + 1, lora_init(config, params, jax.random.key(0)))
+    with_lora = make_evaluate(
+        config, batches, 2, mesh, variables=lambda part: {"params": params, "lora": part}
+    )
+    merged = of_all(lora_merge(config, params, lora))
+    np.testing.assert_allclose(with_lora(lora).loss, merged.loss, rtol=1e-5)  # other sums
+    assert np.abs(merged.loss - of_part({}).loss).max() > 1e-3
 
 
 @pytest.fixture(scope="module")

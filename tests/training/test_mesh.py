@@ -1,5 +1,7 @@
 """Where parameters lie: rules by name, on meshes that are only described."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,9 +9,19 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-from jlab.nn import Transformer, TransformerConfig, llama, neox
+from jlab.linearize import split_maps
+from jlab.nn import (
+    FeatureMapConfig,
+    LoRASpec,
+    Transformer,
+    TransformerConfig,
+    llama,
+    lora_init,
+    neox,
+)
 from jlab.training import MeshConfig, init_state, make_mesh
 from jlab.training.mesh import batch_rows, param_shardings, state_shardings
+from jlab.training.partial import StageConfig, part_shapes
 
 AXES = ("data", "fsdp", "tensor")
 MESH = AbstractMesh((2, 2, 2), AXES, axis_types=(AxisType.Auto,) * 3)
@@ -61,6 +73,65 @@ def test_moments_lie_as_their_parameters():
     placed = state_shardings(state, optimizer, MESH)
     assert specs(placed.opt_state[0].mu) == specs(placed.params)
     assert placed.opt_state[0].count.spec == P()
+
+
+TARGETS = ("attn\\..*_proj", "mlp\\..*_proj", "lm_head")
+MAPS = {
+    "hedgehog": FeatureMapConfig(features=3),
+    "biased": FeatureMapConfig("relu", 4, bias=True),
+    "adapter": FeatureMapConfig("exp", 4, "adapter"),
+}
+
+
+def linearized(maps):
+    """A hybrid model with adapters everywhere, and its trained part, as shapes."""
+    layer = replace(LLAMA.pattern[0], attention="hybrid_sliding", window=2, feature_map=maps)
+    config = replace(LLAMA, pattern=(layer,), lora=LoRASpec(rank=2, targets=TARGETS))
+    params = shapes(config)
+    lora = jax.eval_shape(lambda: lora_init(config, params, jax.random.key(0)))
+    return config, {"lora": lora, "maps": split_maps(params)[0]}
+
+
+def test_adapters_lie_as_the_kernels_that_they_are_beside():
+    """`a` is split as the kernel's inputs, `b` as its outputs, and the rank between them never."""
+    kernels = specs(param_shardings(shapes(LLAMA), MESH))
+    found = specs(param_shardings(linearized(MAPS["hedgehog"])[1]["lora"], MESH))
+    names = {name.removesuffix("/kernel") for name in kernels if name.endswith("/kernel")}
+    assert len(names) == 8  # four projections, three of the MLP, the head
+    assert found.keys() == {f"{name}/{half}" for name in names for half in "ab"}
+    for name in names:
+        *lead, inputs, outputs = kernels[f"{name}/kernel"]
+        assert {inputs, outputs} == {"fsdp", "tensor"}
+        assert found[f"{name}/a"] == P(*lead, inputs, None)
+        assert found[f"{name}/b"] == P(*lead, None, outputs)
+
+
+@pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
+def test_maps_and_window_factors_lie_with_their_heads(maps):
+    """Leading axis: layers. Biases are small and lie everywhere."""
+    trained = linearized(maps)[1]["maps"]
+    found = specs(param_shardings(trained, MESH))
+    held = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(trained)
+    }
+    assert any("map" in name.split("/")[-1] for name in held)
+    for name, shape in held.items():
+        kind = name.split("/")[-1]
+        assert shape[1] == 4  # heads
+        whole = [None] * (len(shape) - 2)
+        expected = P() if kind.startswith("bias") else P(None, "tensor", *whole)
+        assert found[name] == expected, name
+
+
+def test_the_state_of_a_trained_part_lies_as_the_part():
+    trained = linearized(MAPS["hedgehog"])[1]
+    state = part_shapes(StageConfig(), trained, MESH, 2)
+    (adam,) = (part for part in state.opt_state if hasattr(part, "mu"))
+    placed = [jax.tree.map(lambda x: x.sharding, tree) for tree in (state.params, adam.mu, adam.nu)]
+    where = [specs(tree) for tree in placed]
+    assert where == [specs(param_shardings(trained, MESH))] * 3
+    assert sum(any(spec) for spec in where[0].values()) == len(where[0])
 
 
 def test_a_mesh_takes_all_devices_by_default():
