@@ -14,7 +14,7 @@ PRESETS = {
     ),
     "lm": "one language model on one mixture of groups; --size picks tiny, demo, 10M, 160M or 1B",
     "lolcats": (
-        "linear attention in a pretrained model: transfer, LoRA, controls (about 8 min on 2 cores)"
+        "linear attention in a pretrained model: transfer, LoRA, controls (about 5 min on 2 cores)"
     ),
     "mixing_compare": (
         "every mixing method side by side, extra runs counted (about 20 min on 2 cores)"
