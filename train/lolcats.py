@@ -84,6 +84,7 @@ def run(config: Config, inputs: Inputs, out: Run, resume_command: str) -> dict[s
     found = {
         "groups": list(inputs.groups.names),
         "base": base.judge(inputs.model, {"params": params}),
+        "base_validation": base.judge(inputs.model, {"params": params}, "validation"),
         "arms": {},
     }
     for kind in config.swap.attention:

@@ -44,10 +44,13 @@ class Base(NamedTuple):
     mesh: Mesh
     resume_command: str
 
-    def judge(self, model: TransformerConfig, variables: PyTree) -> list[float]:
-        """Test loss of every group, in nats."""
-        windows = self.config.test_windows
-        return self._evaluate(model, "test", windows)(variables).loss.tolist()
+    def judge(
+        self, model: TransformerConfig, variables: PyTree, split: str = "test"
+    ) -> list[float]:
+        """Loss of every group, in nats."""
+        config = self.config
+        windows = config.test_windows if split == "test" else config.eval_windows
+        return self._evaluate(model, split, windows)(variables).loss.tolist()
 
     def linearized(self, kind: Attention) -> tuple[TransformerConfig, PyTree]:
         """The base with other attention: its weights, and maps that are not trained yet."""

@@ -84,12 +84,6 @@ def transfer_by_block(
     return {"blocks": join_stacks(cut.config, *zip(*found, strict=True))}
 
 
-def stream_bytes(stage: Stage, config: TransformerConfig) -> int:
-    """Bytes of one stream on disk, of which there are two at a time."""
-    shape = (len(_windows(stage)), stage.loader.train[0].length, config.d_model)
-    return Residuals(None, shape, config.dtype).nbytes
-
-
 def _windows(stage: Stage) -> Windows:
     """All windows that the steps will draw."""
     loader, mixer = stage.loader, stage.mixer

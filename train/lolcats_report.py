@@ -249,8 +249,8 @@ def _perplexity_plot(config: Any, curves: dict, found: dict | None, out: Run) ->
                 if points:
                     axis.plot(*zip(*points, strict=True), ".-", label=label, color=color, ms=4)
             if found is not None:
-                base = _of_text(found, found["base"])
-                axis.axhline(base, color="gray", ls=":", label="softmax base (test)")
+                base = _of_text(found, found["base_validation"])
+                axis.axhline(base, color="gray", ls=":", label="softmax base")
             axis.axvline(switch, color="gray", lw=0.8)
             axis.set(title=kind, xlabel="optimiser steps", yscale="log")
             axis.yaxis.set_major_formatter("{x:g}")
@@ -289,9 +289,7 @@ def _branches_plot(found: dict, out: Run) -> None:
                 bars = axis.bar(places, heights, 0.25, label=label, color=COLORS[i])
                 axis.bar_label(bars, fmt="%.2f", fontsize=7)
             axis.axhline(of(found, found["base"]), color="gray", ls=":", label="softmax base")
-            axis.set(title=title, ylabel="test perplexity", yscale="log")
+            axis.set(title=title, ylabel="test perplexity")
             axis.set_xticks(range(len(arms)), list(arms))
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("{x:g}")
         axes[0, 0].legend(fontsize=7)
         out.plot("branches", made)

@@ -1,5 +1,6 @@
 """The losses of both steps, of the trained part alone, as the training loop takes them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +27,16 @@ class TransferLoss:
     xent_factor: float = 0.0
     """of the cross-entropy of the attention weights, which looks at all pairs of tokens"""
     scale_free: bool = False
-    """divide each layer's squared error by the variance of what it is taught"""
+    """divide each layer's squared error by the variance of what it is taught, in each slice of a
+    batch that is accumulated"""
 
     def __post_init__(self):
         check_least(self, {"mse_factor": 0, "xent_factor": 0})
-        if not self.mse_factor + self.xent_factor > 0:
-            raise ValueError("mse_factor and xent_factor must not both be 0")
+        if not 0 < self.mse_factor + self.xent_factor < math.inf:
+            raise ValueError(
+                "mse_factor and xent_factor must not both be 0, and must be finite; got"
+                f" {self.mse_factor} and {self.xent_factor}"
+            )
 
     def factors(self) -> dict[str, Any]:
         """As the keyword arguments of `transfer_loss`."""

@@ -9,6 +9,8 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+# Matrices by name: of linear maps, embeddings, adapters, feature maps.
+_DECAYING = ("kernel", "embedding", "a", "b", "map", "map_in")
 Rule = Literal["adamw", "lion", "sgd"]
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -101,6 +103,6 @@ def _matrices(params: PyTree) -> PyTree:
     """True for leaves that decay. By name, because stacked biases have two axes as well."""
 
     def decays(path, _leaf):
-        return jax.tree_util.keystr(path[-1:], simple=True) in ("kernel", "embedding")
+        return jax.tree_util.keystr(path[-1:], simple=True) in _DECAYING
 
     return jax.tree_util.tree_map_with_path(decays, params)

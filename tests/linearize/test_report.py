@@ -32,7 +32,6 @@ def test_it_is_the_mean_over_batches_of_what_each_layer_sows(kind):
         np.testing.assert_allclose(values, expected, rtol=1e-4)  # compiled in another way
 
 
-@pytest.mark.xfail(reason="rows that fill up the last batch are measured as well", strict=True)
 def test_it_does_not_depend_on_the_batch_size():
     """Three windows in batches of three and of four, of which one row only fills."""
     config, params = model()

@@ -116,6 +116,17 @@ def test_each_rule_by_hand_on_a_constant_gradient(name, expected):
         assert float(updates["kernel"]) == pytest.approx(update, rel=1e-6)  # float32
 
 
+def test_adapters_and_maps_decay_as_matrices_do():
+    optimizer = make_optimizer(OptimConfig(weight_decay=0.1, schedule="constant"), STEPS)
+    ones = np.ones((1, 2, 2), np.float32)
+    params = {"lora": {"q_proj": {"a": ones, "b": ones}}, "maps": {"map": ones, "bias": ones}}
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = jit_in_haste(optimizer.update)(zeros, optimizer.init(params), params)
+    moved = jax.tree.map(lambda x: bool(np.asarray(x).any()), updates)
+    assert moved["lora"]["q_proj"] == {"a": True, "b": True}
+    assert moved["maps"] == {"map": True, "bias": False}
+
+
 def test_weight_decay_is_scaled_by_the_rate_and_not_by_the_moments():
     config = OptimConfig(learning_rate=0.1, weight_decay=0.5, warmup_steps=0, schedule="constant")
     optimizer = make_optimizer(config, STEPS)
