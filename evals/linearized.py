@@ -115,7 +115,8 @@ def _measure(
     config: Config, plan: "Plan", inputs: "Inputs", folder: Path, stop: Callable[[], bool]
 ) -> "list[Measured]":
     from evals.linearized_inputs import subjects
-    from evals.linearized_measure import measure, read_windows
+    from evals.linearized_measure import measure
+    from evals.linearized_windows import read_windows
     from jlab.jobs import open_store
 
     windows = read_windows(inputs.groups, config, plan.data.document_mask)

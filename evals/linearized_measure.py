@@ -1,11 +1,11 @@
 """What `python -m evals linearized` measures of one model, kept under what decides it.
 
 A window's key is made from the model's weights, the branches that read, the window's group and
-number, and its tokens, targets and mask. Batches are always the same ones, and one of which a window is missing is
-computed again as a whole: so a number does not depend on where a call was stopped.
+number, and its tokens, targets and mask. Batches are always the same ones, and one of which a
+window is missing is computed again as a whole: so a number does not depend on where a call was
+stopped.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from evals.linearized_inputs import Subject
 from evals.linearized_plan import Entry
-from jlab.data import Batch, Groups, evaluation_batches
+from evals.linearized_windows import Windows, digests
 from jlab.jobs.results import Store
 from jlab.linearize import (
     Decoding,
@@ -49,31 +49,6 @@ class Measured(NamedTuple):
     layers: dict[str, list[float]] | None  # of linearized ones, by what is measured
     depths: list[int]  # numbers of the linearized layers
     decoding: list[Decoding] | None
-
-
-class Windows(NamedTuple):
-    """What all models read."""
-
-    names: tuple[str, ...]  # of the groups
-    batches: list[Batch]
-    digests: list[list[str]]  # of the rows of each batch; none for rows that fill the last one up
-    group: Float[np.ndarray, "windows"]  # number of each window's group
-    layers: list[Batch]  # one of each group, behind the measures of layers
-
-
-def read_windows(groups: Groups, config: "Config", document_mask: bool) -> Windows:
-    """Windows spread evenly over each group, in batches that the devices share evenly."""
-    packed = getattr(groups, config.split)
-    size = -(-config.batch // jax.device_count()) * jax.device_count()
-    batches = list(evaluation_batches(packed, size, config.limit, document_mask))
-    shown = min(config.layer_windows, *map(len, packed))
-    return Windows(
-        groups.names,
-        batches,
-        [_digests(batch) for batch in batches],
-        np.concatenate([batch.group[batch.ids >= 0] for batch in batches]),
-        [next(evaluation_batches([one], shown, shown, document_mask)) for one in packed],
-    )
 
 
 def measure(
@@ -150,7 +125,7 @@ def _rows(subject: Subject, branch: str, windows: Windows, place: int) -> list[d
 def _layers(
     subject: Subject, windows: Windows, store: Store, stop: Callable[[], bool]
 ) -> dict[str, list[float]]:
-    content = [_digests(batch) for batch in windows.layers]
+    content = [digests(batch) for batch in windows.layers]
     key = store.key(measure="layers", model=subject.identity, content=content)
     if key not in store:
         _go_on(stop, f"{subject.entry.label}, layers")
@@ -178,16 +153,6 @@ def _decoding(
 def _go_on(stop: Callable[[], bool], title: str) -> None:
     if stop():
         raise Interrupted(f"stopped at {title}")
-
-
-def _digests(batch: Batch) -> list[str]:
-    """Of the rows' contents, without those that only fill the batch up."""
-    real = int((batch.ids >= 0).sum())
-    parts = (batch.tokens, batch.targets, batch.mask, batch.segment_ids, batch.positions)
-    return [
-        hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).hexdigest()
-        for row in range(real)
-    ]
 
 
 def _finite(value: float) -> float | None:

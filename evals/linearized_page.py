@@ -16,7 +16,8 @@ def page(title: str, summary: Mapping[str, Any]) -> str:
     windows = ", ".join(f"{n} of {name}" for name, n in summary["windows"].items())
     blocks = [
         f"# Linearized models: {title}\n",
-        f"Perplexity, 95 % bootstrap intervals over windows; split {summary['split']}: {windows}.\n",
+        f"Perplexity with 95 % bootstrap intervals over windows of the split {summary['split']}:"
+        f" {windows}.\n",
         _perplexities(summary),
         *_groups(summary),
         *_verdicts(summary),

@@ -1,6 +1,6 @@
 """Which models `python -m evals linearized` compares, on what text: of a run, or by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +25,7 @@ class Swap:
 
     attention: tuple[str, ...] = ()
     window: int = 64
-    feature_map: FeatureMapConfig = FeatureMapConfig()
+    feature_map: FeatureMapConfig = field(default_factory=FeatureMapConfig)
     affine: bool = False
     softmax_layers: tuple[int, ...] = ()
 
