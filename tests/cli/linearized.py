@@ -19,6 +19,7 @@ MAPS = FeatureMapConfig(features=3)
 WINDOW, LENGTH = 2, 16
 KINDS = {"hybrid_terrace": WINDOW, "linear": None}
 GROUPS = ("one", "two")
+CHANGED = {"transferred": ("linearized",), "tuned": ("linearized", "q_proj")}
 
 
 def write_base(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
@@ -40,10 +41,7 @@ def write_models(folder: Path, base: Path) -> None:
     config, params = load_hf(base)
     for number, (kind, window) in enumerate(KINDS.items()):
         swapped, weights = linearize(config, params, kind, window=window, feature_map=MAPS)
-        for stage, names in {
-            "transferred": ("linearized",),
-            "tuned": ("linearized", "q_proj"),
-        }.items():
+        for stage, names in CHANGED.items():
             path = folder / kind / "models" / stage
             save_hf(path, swapped, moved(weights, names, number), base=base)
 

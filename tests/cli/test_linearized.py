@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,7 +27,7 @@ from tests.cli.linearized import GROUPS, LENGTH, MAPS, WINDOW, write_base, write
 from tests.cli.sampled import rows_of
 
 JOB = "linearized run --limit 10 --layer-windows 4 --batch 8 --samples 200"
-TIMED = "--contexts 8 20 --rounds 1"
+TIMED = "--contexts 8 --rounds 1"
 LABELS = ["base"] + [
     f"{kind} {stage}"
     for kind in ("hybrid_terrace", "linear")
@@ -76,7 +77,7 @@ def test_the_command_end_to_end(finished):
         (label, layer) for label in LABELS if label[-5:] in ("apped", "erred") for layer in (0, 1)
     ]
     assert list(said["decoding"]) == ["base", "hybrid_terrace tuned", "linear tuned"]
-    assert [row["context"] for row in said["decoding"]["base"]] == [8, 20]
+    assert [row["context"] for row in said["decoding"]["base"]] == [8]
     record = json.loads((folder / "config.json").read_text())
     assert (record["evaluation"], record["config"]["limit"]) == ("linearized", 10)
     assert set(record) >= {"environment", "fingerprints"}
@@ -117,7 +118,9 @@ def test_numbers_are_those_of_the_models_themselves(finished, cache, monkeypatch
     for row in said["models"]:
         config, params = models[row["label"]]
         config = branches[row["branch"]](config)
-        losses = jnp.stack([window_loss(config, params, *each) for each in zip(*windows[:5])])
+        losses = jnp.stack(
+            [window_loss(config, params, *each) for each in zip(*windows[:5], strict=True)]
+        )
         means = [losses[windows.group == g].mean() for g in range(3)]
         found = [row[name]["perplexity"] for name in ("text", "repeats")]
         # Sums of float32 losses in another order.
@@ -133,6 +136,7 @@ def test_numbers_are_those_of_the_models_themselves(finished, cache, monkeypatch
         np.testing.assert_allclose([row["relative"] for row in rows], relative, rtol=1e-5)
 
 
+@partial(jax.jit, static_argnums=0)
 def window_loss(config, params, tokens, targets, mask, segment_ids, positions):
     places = {"positions": positions[None], "segment_ids": segment_ids[None]}
     logits = Transformer(config).apply({"params": params}, tokens[None], **places).logits[0]
@@ -308,7 +312,7 @@ WRONG = [
 def wrong(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wrong")
     write_run(folder / "run")
-    write_base(folder / "small", tuple("abcdefghi") + ("?", "<|endoftext|>"))
+    write_base(folder / "small", (*"abcdefghi", "?", "<|endoftext|>"))
     for name in ("other", "started", "old"):
         (folder / name).mkdir()
     (folder / "other/config.json").write_text(json.dumps({"preset": "lm", "config": {}}))
