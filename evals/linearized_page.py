@@ -38,11 +38,11 @@ def verdict(row: Mapping[str, Any]) -> str:
     """Whether the window alone does as well as both branches on text said twice."""
     measured = f"{row['nats']:+.4f} nats [{row['low']:+.4f}, {row['high']:+.4f}]"
     if row["low"] > 0:
-        return f"worse, {measured}: the linear branch carries what the window has lost"
+        return f"worse, {measured}: the linear branch carries what is beyond the window"
     if row["high"] < 0:
         return f"better, {measured}: the linear branch does harm"
     if row["low"] <= 0 <= row["high"]:
-        return f"as good, {measured} (not told apart): the linear branch carries nothing"
+        return f"as good, {measured}: not told apart from both branches"
     return "not known: a loss is not finite"
 
 
