@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jlab.data import Groups, load_groups, load_instructions, repeated
+from jlab.data import REPEATS, Groups, load_groups, load_instructions, with_repeats
 from jlab.data.groups import Progress
 from jlab.mixing import static
 from jlab.nn import TransformerConfig, count_params, flops_per_token
@@ -34,9 +34,6 @@ from train.lolcats_memory import Need, abstract_linearized, memory_needs, memory
 from train.lolcats_report import plots, text
 
 __all__ = ["Config"]
-
-REPEATS = "repeats"  # the group of text said twice
-_REPEATED = {"train": 50_000, "validation": 1_000, "test": 1_000}  # windows at most
 
 
 class Inputs(NamedTuple):
@@ -156,18 +153,8 @@ def _read_groups(
 
 
 def _with_repeats(config: Config, groups: Groups) -> Groups:
-    """The groups, and text of them said twice."""
-    if not config.recall:
-        return groups
-    if REPEATS in groups.names:
-        raise ValueError(
-            f"data.groups: the name {REPEATS!r} is that of text said twice; take another"
-        )
-    more = {
-        split: (*getattr(groups, split), repeated(getattr(groups, split), windows))
-        for split, windows in _REPEATED.items()
-    }
-    return groups._replace(names=(*groups.names, REPEATS), **more)
+    """The groups and, where it is asked for, text of them said twice."""
+    return with_repeats(groups) if config.recall else groups
 
 
 def _check(config: Config, base: TransformerConfig) -> None:

@@ -24,10 +24,11 @@ from jlab.data.groups import DataConfig, Groups, load_groups
 from jlab.data.instructions import InstructionConfig, load_instructions
 from jlab.data.loader import LoaderState, MixtureLoader, assign
 from jlab.data.pack import Packed, evaluation_batches, make_batch, pack
-from jlab.data.repeat import repeated
+from jlab.data.repeat import REPEATS, repeated, with_repeats
 from jlab.data.tokenizer import Tokenizer, byte_tokenizer, file_tokenizer, folder_tokenizer
 
 __all__ = [
+    "REPEATS",
     "Batch",
     "DataConfig",
     "Groups",
@@ -46,4 +47,5 @@ __all__ = [
     "make_batch",
     "pack",
     "repeated",
+    "with_repeats",
 ]

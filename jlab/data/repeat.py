@@ -9,7 +9,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jlab.data.groups import Groups
 from jlab.data.pack import Packed
+
+REPEATS = "repeats"  # the group of text said twice
+_WINDOWS = {"train": 50_000, "validation": 1_000, "test": 1_000}  # at most
+
+
+def with_repeats(groups: Groups) -> Groups:
+    """The groups and, as the last one, text of them said twice: of each split from that split.
+
+    Raises:
+      ValueError: a group has that name, or as `repeated`.
+    """
+    if REPEATS in groups.names:
+        raise ValueError(
+            f"data.groups: the name {REPEATS!r} is that of text said twice; take another"
+        )
+    more = {
+        split: (*getattr(groups, split), repeated(getattr(groups, split), windows))
+        for split, windows in _WINDOWS.items()
+    }
+    return groups._replace(names=(*groups.names, REPEATS), **more)
 
 
 def repeated(groups: Sequence[Packed], windows: int) -> Packed:

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jlab.data import make_batch, pack, repeated
+from jlab.data import (
+    DataConfig,
+    load_groups,
+    make_batch,
+    pack,
+    repeated,
+    with_repeats,
+)
 
 
 def test_a_window_by_hand():
@@ -47,3 +54,21 @@ def test_every_group_has_its_share():
 def test_a_length_without_halves_is_refused(length):
     with pytest.raises(ValueError, match=f"length must be even and at least 4.*got {length}"):
         repeated([pack([np.arange(99)], length)], 4)
+
+
+def test_the_group_of_text_said_twice_comes_last(tmp_path):
+    """Each split repeats its own text, and a group of that name is refused."""
+    text = "".join(f'{{"text": "line number {n}"}}\n' for n in range(900))
+    (tmp_path / "text.jsonl").write_text(text)
+    options = {"tokenizer": "bytes", "length": 16, "cache_dir": str(tmp_path)}
+    groups = load_groups(DataConfig((f"g={tmp_path}/text.jsonl",), **options))
+    more = with_repeats(groups)
+    assert more.names == ("g", "repeats")
+    for split, most in (("train", 50_000), ("validation", 1000), ("test", 1000)):
+        text, twice = getattr(more, split)
+        assert text is getattr(groups, split)[0]
+        expected = repeated([text], len(twice))
+        np.testing.assert_array_equal(twice.tokens, expected.tokens)
+        assert len(twice) == min(most, len(text.tokens) // 8)
+    with pytest.raises(ValueError, match=r"data\.groups: the name 'repeats' is that of text said"):
+        with_repeats(more)

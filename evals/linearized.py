@@ -1,0 +1,148 @@
+"""Linearized models beside their base, with intervals: `python -m evals linearized RUN`.
+
+RUN is a folder of `python -m train lolcats`, or one seed in it: its base, the base with attention
+swapped in, and the models that it has saved. Or name them, `--base MODEL --models MODEL ...`.
+Perplexity of every model and of hybrids with one branch switched off, by windows with bootstrap
+intervals; per layer the distance from softmax attention; the time and memory of decoding.
+
+Every number is kept in a store as it is measured, under the content that decides it: what was
+stopped goes on where it was, and a second call measures nothing.
+"""
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jlab.cli import UsageError, claim_number, read_json
+from jlab.data import DataConfig, InstructionConfig
+from jlab.training.config import check_least
+
+if TYPE_CHECKING:
+    from evals.linearized_inputs import Inputs
+    from evals.linearized_measure import Measured
+    from evals.linearized_plan import Plan
+
+SUBJECT = "run"
+RUNS = Path("runs/linearized")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to evaluate, on what, and how."""
+
+    run: str = ""
+    """Folder of a run of train lolcats (its first seed), or of one seed in it."""
+    base: str = ""
+    """Without a run: the softmax model. Hugging Face folder or hub id, or folder of a run here."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id as base (None: its main branch)."""
+    models: tuple[str, ...] = ()
+    """Without a run: linearized models, folders or hub ids."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Without a run: the text; the base's tokenizer reads it."""
+    instructions: InstructionConfig = field(default_factory=InstructionConfig)
+    """Without a run: instruction data, in place of text."""
+    repeats: bool = True
+    """Also measure on text said twice (of a run: where it was trained on such)."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Part of the documents, by hash."""
+    limit: int = 256
+    """Windows per group at most, spread evenly over the split."""
+    layer_windows: int = 16
+    """Windows per group behind the measures of layers, which look at all pairs of tokens."""
+    contexts: tuple[int, ...] = (256, 1024, 4096, 16384)
+    """Tokens read before those whose decoding is timed; none: do not time it."""
+    rounds: int = 15
+    """Timings of each."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the models' parameters and computation."""
+    batch: int = 16
+    """Windows at work at a time."""
+    samples: int = 1000
+    """Bootstrap samples of windows behind the 95 % intervals."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    out: str = ""
+    """Folder of the results (default: the next number below runs/linearized)."""
+
+    def __post_init__(self):
+        least = dict.fromkeys(("limit", "layer_windows", "rounds", "batch", "samples"), 1)
+        check_least(self, {**least, "seed": 0})
+        if min(self.contexts, default=1) < 1:
+            raise ValueError(f"contexts must be >= 1; got {min(self.contexts)}")
+
+
+def run(config: Config) -> int:
+    """Measure what is not measured yet, print the tables, and write them with the plots."""
+    from evals.linearized_inputs import read_inputs
+    from evals.linearized_plan import read_plan
+    from jlab.training.devices import use_compilation_cache
+    from jlab.training.signals import Interrupted, stop_on_signal
+
+    folder = _out(config.out)
+    plan = read_plan(config)
+    use_compilation_cache()
+    try:
+        with stop_on_signal() as stop:
+            inputs = read_inputs(plan, config.dtype)
+            found = _measure(config, plan, inputs, (folder or RUNS) / "measured", stop)
+    except Interrupted as stopped:
+        command = shlex.join(["python", "-m", "evals", *sys.argv[1:]])
+        print(f"{stopped}; go on with: {command}", file=sys.stderr, flush=True)
+        return 0
+    out = folder or RUNS / f"{claim_number(RUNS):03d}"
+    _write(config, out, plan.title, inputs, found)
+    return 0
+
+
+def _out(out: str) -> Path | None:
+    """The folder that is asked for, which must not hold what another command has made."""
+    if not out:
+        return None
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"out: {folder} is not a folder")
+    record = folder / "config.json"
+    if record.is_file() and read_json(record).get("evaluation") != "linearized":
+        raise UsageError(f"out: {out} has other results than of `evals linearized`; name another")
+    return folder
+
+
+def _measure(
+    config: Config, plan: "Plan", inputs: "Inputs", folder: Path, stop: Callable[[], bool]
+) -> "list[Measured]":
+    from evals.linearized_inputs import subjects
+    from evals.linearized_measure import measure
+    from evals.linearized_windows import read_windows
+    from jlab.jobs import open_store
+
+    windows = read_windows(inputs.groups, config, plan.data.document_mask)
+    with open_store(folder, {"evaluation": "linearized"}) as store:
+        models = subjects(plan, inputs.base, config.dtype)
+        return [measure(config, model, windows, store, stop) for model in models]
+
+
+def _write(
+    config: Config, folder: Path, title: str, inputs: "Inputs", found: "list[Measured]"
+) -> None:
+    from evals.linearized_page import page
+    from evals.linearized_plots import plots
+    from evals.linearized_scores import summary_of
+    from jlab.training.config import to_dict
+    from jlab.training.devices import environment
+    from jlab.training.run import Run
+
+    out = Run(folder, "linearized")
+    with out.locked():
+        record = {"evaluation": "linearized", "config": to_dict(config)}
+        data = dict(inputs.groups.fingerprints)
+        out.write_config({**record, "fingerprints": data, "environment": environment()})
+        summary = summary_of(config, found)
+        plots(out, summary)
+        text = page(title, summary)
+        out.write_summary(summary, text)
+    print(text, end="")
+    out.say(f"results in {out.path}")
