@@ -144,17 +144,13 @@ def _read_groups(
     instructed, length = bool(config.instructions.path), config.data.length
     text = None
     if base is None or not instructed:
-        text = _with_repeats(config, load_groups(config.data, tell, tokenizer))
+        text = load_groups(config.data, tell, tokenizer)
+        text = with_repeats(text) if config.recall else text
     if not instructed:
         return (text if base is None else None), text
     given = tokenizer or text.tokenizer
     groups = load_instructions(config.instructions, given, length, tell)
-    return text, _with_repeats(config, groups)
-
-
-def _with_repeats(config: Config, groups: Groups) -> Groups:
-    """The groups and, where it is asked for, text of them said twice."""
-    return with_repeats(groups) if config.recall else groups
+    return text, with_repeats(groups) if config.recall else groups
 
 
 def _check(config: Config, base: TransformerConfig) -> None:

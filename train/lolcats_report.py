@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from jlab.data import REPEATS
 from jlab.stats import mean_interval
 from jlab.training.plots import COLORS, figure
 from jlab.training.report import markdown_table, mean_and_spread
 from jlab.training.run import Run
 
-REPEATS = "repeats"
 VARIANTS = {
     "swapped": "swapped in, untrained",
     "transferred": "after transfer",
