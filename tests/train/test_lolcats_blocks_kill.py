@@ -9,7 +9,7 @@ import pytest
 
 from jlab.training import Interrupted, Run
 from jlab.training.residuals import Residuals
-from tests.train.blocks import by_block, linearized
+from tests.train.blocks import LENGTH, by_block, linearized
 from tests.training.runs import assert_same_bits, rows
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
