@@ -37,8 +37,11 @@ BY_HAND = {
     "mixed": lambda slots: 240 + (32 + 4) * slots + 4,
 }
 
+# Slow: "mixed" compiles layers of both sorts.
+KINDS = [pytest.param(k, marks=[pytest.mark.slow] * (k == "mixed")) for k in BY_HAND]
 
-@pytest.mark.parametrize("kind", BY_HAND)
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_cache_by_hand(kind):
     """That of softmax grows with the context; a state is the same after any."""
     config, variables = model(kind)
@@ -50,7 +53,7 @@ def test_a_cache_by_hand(kind):
         assert x.step_bytes > 0
 
 
-@pytest.mark.parametrize("kind", BY_HAND)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_timed_is_greedy_decoding(kind):
     """After a context read in parts and chunks, the loop draws what one whole pass finds likeliest.
 
