@@ -206,7 +206,7 @@ def _differences(results, arms, one: str, other: str, of) -> np.ndarray:
 
 def _said(values: np.ndarray) -> str:
     mean, half = mean_interval(values)
-    return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ± {half:.3f}"
+    return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ± {half:.3f} (95 %)"
 
 
 def _verdict(values: np.ndarray, yes: str = "reproduces") -> str:
@@ -214,8 +214,10 @@ def _verdict(values: np.ndarray, yes: str = "reproduces") -> str:
     if len(values) == 1:
         return "one seed: no interval"
     if not found.excludes_zero:
-        return "not told apart, 95 % over seeds"
-    return yes if found.mean > 0 else "the other way round"
+        what = "not told apart"
+    else:
+        what = yes if found.mean > 0 else "the other way round"
+    return f"{what}; so in {(values > 0).sum()} of {len(values)} seeds"
 
 
 def plots(config: Any, parts: Mapping[int, Run], done: Mapping[int, dict], out: Run) -> None:
