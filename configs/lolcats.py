@@ -1,7 +1,7 @@
 """Linearizing, with its controls. `demo`: 5 min on 2 cores; `study`: six seeds, 25 min.
 
-`8B`, the paper's recipe, wants a base (`--base meta-llama/Meta-Llama-3-8B`) and instruction data
-(`--instructions.path yahma/alpaca-cleaned --recall 0`). Source: arXiv 2410.10254, Table 8.
+`8B` has the paper's sizes, steps and rates (arXiv 2410.10254, Table 8); it wants a base
+(`--base meta-llama/Meta-Llama-3-8B`) and instructions (`--instructions.path yahma/alpaca-cleaned`).
 """
 
 from dataclasses import replace
@@ -33,9 +33,14 @@ _DEMO = RECIPE.Config(
     test_windows=64,
     swap=_SWAP,
     export=("transferred", "tuned", "alone"),
-    transfer=TransferStage(loop=LoopConfig(steps=100, eval_every=10, checkpoint_every=100)),
+    transfer=TransferStage(
+        optimizer=replace(TransferStage().optimizer, schedule="cosine", end_learning_rate=1e-3),
+        loop=LoopConfig(steps=100, eval_every=10, checkpoint_every=100),
+    ),
     tune=TuneStage(
-        optimizer=replace(TuneStage().optimizer, learning_rate=1e-3, end_learning_rate=1e-4),
+        optimizer=replace(
+            TuneStage().optimizer, learning_rate=1e-3, schedule="cosine", end_learning_rate=1e-4
+        ),
         loop=LoopConfig(steps=100, eval_every=10, checkpoint_every=100),
     ),
 )
@@ -53,8 +58,8 @@ SIZES = {
         eval_windows=4,
         test_windows=4,
         swap=replace(_SWAP, attention=("hybrid_terrace",), window=4),
-        transfer=TransferStage(
-            loop=LoopConfig(steps=8, log_every=1, eval_every=4, checkpoint_every=4)
+        transfer=replace(
+            _DEMO.transfer, loop=LoopConfig(steps=8, log_every=1, eval_every=4, checkpoint_every=4)
         ),
         tune=replace(
             _DEMO.tune, loop=LoopConfig(steps=8, log_every=1, eval_every=4, checkpoint_every=4)

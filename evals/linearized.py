@@ -71,8 +71,8 @@ class Config:
     def __post_init__(self):
         least = dict.fromkeys(("limit", "layer_windows", "rounds", "batch", "samples"), 1)
         check_least(self, {**least, "seed": 0})
-        if min(self.contexts, default=1) < 1:
-            raise ValueError(f"contexts must be >= 1; got {min(self.contexts)}")
+        if min(self.contexts, default=1) < 1 or len(set(self.contexts)) < len(self.contexts):
+            raise ValueError(f"contexts must be different numbers >= 1; got {self.contexts}")
 
 
 def run(config: Config) -> int:

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jlab.cli import UsageError
 from jlab.data import REPEATS, Groups, load_groups, load_instructions, with_repeats
 from jlab.data.groups import Progress
+from jlab.linearize import split_maps
 from jlab.mixing import static
 from jlab.nn import TransformerConfig, count_params, flops_per_token
 from jlab.nn.lora import lora_paths
@@ -51,11 +53,7 @@ def prepare(config: Config, tell: Progress) -> Inputs:
     mesh = make_mesh(config.mesh)
     for stage in (config.transfer, config.tune):
         batch_rows(stage.batch_size, mesh, stage.accumulate)
-    base = None
-    if config.base:
-        check_model(config.base, config.revision)
-        tell(f"reading {config.base}", 0)
-        base = load_model(config.base, config.revision, config.model.dtype, config.mesh)
+    base = _read_base(config, tell) if config.base else None
     pretraining, groups = _read_groups(config, base, tell)
     if base is None:
         model = with_vocabulary(config.language_model(), pretraining).model
@@ -136,6 +134,15 @@ def report(config: Config, parts: dict[int, Run], out: Run) -> str:
     return text(config, parts, done)
 
 
+def _read_base(config: Config, tell: Progress) -> Model:
+    try:
+        check_model(config.base, config.revision)
+        tell(f"reading {config.base}", 0)
+        return load_model(config.base, config.revision, config.model.dtype, config.mesh)
+    except (UsageError, FileNotFoundError, ValueError) as error:
+        raise ValueError(f"base: {error}") from error
+
+
 def _read_groups(
     config: Config, base: Model | None, tell: Progress
 ) -> tuple[Groups | None, Groups]:
@@ -149,16 +156,29 @@ def _read_groups(
     if not instructed:
         return (text if base is None else None), text
     given = tokenizer or text.tokenizer
-    groups = load_instructions(config.instructions, given, length, tell)
+    try:
+        groups = load_instructions(config.instructions, given, length, tell)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"instructions: {error}") from error
     return text, with_repeats(groups) if config.recall else groups
 
 
 def _check(config: Config, base: TransformerConfig) -> None:
     """Refuse what does not fit the base; nothing is computed."""
+    for layer in base.pattern:
+        if layer.attention != "softmax":
+            raise ValueError(f"the base must be softmax throughout; got {layer.attention}")
+        if layer.window is not None and layer.window < config.data.length:
+            raise ValueError(
+                f"data.length must be at most {layer.window}, the attention window of the base, or"
+                f" transfer would teach what the base does not do; got {config.data.length}"
+            )
     for kind in config.swap.attention:
         model, shapes = abstract_linearized(config, base, kind)
         lora_paths(replace(model, lora=config.tune.lora), shapes, config.tune.lora)
         check_export(config, model)
+        if not split_maps(shapes)[0]:
+            raise ValueError(f"swap.feature_map.learned must not be none with {kind} attention")
     period = 1 if model.repeats == 1 else len(model.pattern)
     if config.transfer.block % period:
         raise ValueError(

@@ -41,15 +41,17 @@ def export(
 
     Tokenizer, chat template and special tokens are those of a released base.
     """
-    if (folder / "config.json").exists() or jax.process_count() > 1:
+    if folder.exists() or jax.process_count() > 1:
         return
-    shutil.rmtree(folder, ignore_errors=True)  # what a stopped save has left
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what a stopped save has left
     params = variables["params"]
     if "lora" in variables:
         params = lora_merge(model, params, variables["lora"])
     released = config.base and not is_run(Path(config.base))
     fields: dict[str, Any] = {} if released else {"eos_token_id": tokenizer.eos_id}
     base = local_folder(config.base, config.revision) if released else None
-    save_hf(folder, replace(model, lora=None), jax.device_get(params), base=base, fields=fields)
+    save_hf(partial, replace(model, lora=None), jax.device_get(params), base=base, fields=fields)
     if not released:
-        tokenizer.save(folder / "tokenizer.json")
+        tokenizer.save(partial / "tokenizer.json")
+    partial.rename(folder)

@@ -120,9 +120,11 @@ def _shapes(
 
 
 def _example(model: TransformerConfig, block: int) -> tuple[int, int]:
-    """The first block, of the size that is set or else the smallest there is."""
-    smallest = 1 if model.repeats == 1 else len(model.pattern)
-    return 0, min(block or smallest, model.layers)
+    """The first block that learns, of the size that is set or else the smallest there is."""
+    size = block or (1 if model.repeats == 1 else len(model.pattern))
+    learning = next(i for i, layer in enumerate(model.pattern) if layer.attention != "softmax")
+    start = learning // size * size
+    return start, min(start + size, model.layers)
 
 
 def _placed(shapes: PyTree, mesh: Mesh) -> PyTree:

@@ -37,6 +37,7 @@ def text(config: Any, parts: Mapping[int, Run], done: Mapping[int, dict]) -> str
     results = list(done.values())
     curves = [_curves(config, parts[seed]) for seed in done]
     steps = config.transfer.loop.steps, config.tune.loop.steps
+    said = verdicts(config, results)
     blocks = [
         f"# Linearized attention, {len(results)} seed(s)\n",
         f"Test perplexity; window {config.swap.window} of {config.data.length} tokens,"
@@ -46,9 +47,7 @@ def text(config: Any, parts: Mapping[int, Run], done: Mapping[int, dict]) -> str
         *_switched_off(config, results),
         "## Layers\n",
         _layers(config, results),
-        "## What came out\n",
-        *verdicts(config, results),
-        "",
+        *(["## What came out\n", *said, ""] if said else []),
         PAPER + "\n",
     ]
     return "\n".join(blocks)
@@ -164,12 +163,12 @@ def _layers(config: Any, results: list[dict]) -> str:
                 ("swapped", "reach"),
             )
         )
-        for layer in range(before.shape[1]):
+        for layer, depth in enumerate(_depths(config, before.shape[1])):
             ratio = before[:, layer] / after[:, layer]
             rows.append(
                 [
                     kind,
-                    layer,
+                    depth,
                     f"{before[:, layer].mean():.2g}",
                     f"{after[:, layer].mean():.2g}",
                     f"{np.exp(np.log(ratio).mean()):.1f}x",
@@ -178,6 +177,12 @@ def _layers(config: Any, results: list[dict]) -> str:
                 ]
             )
     return markdown_table(head, rows)
+
+
+def _depths(config: Any, linearized: int) -> list[int]:
+    """Numbers of the layers that were linearized."""
+    kept = config.swap.softmax_layers
+    return [n for n in range(linearized + len(kept)) if n not in kept]
 
 
 def verdicts(config: Any, results: list[dict]) -> list[str]:
@@ -231,7 +236,7 @@ def plots(config: Any, parts: Mapping[int, Run], done: Mapping[int, dict], out: 
     if any(points for stages in curves.values() for points in stages.values()):
         _perplexity_plot(config, curves, found, out)
     if found is not None and found["arms"]:
-        _layers_plot(found, out)
+        _layers_plot(config, found, out)
         _branches_plot(found, out)
 
 
@@ -262,14 +267,15 @@ def _perplexity_plot(config: Any, curves: dict, found: dict | None, out: Run) ->
         out.plot("perplexity", made)
 
 
-def _layers_plot(found: dict, out: Run) -> None:
+def _layers_plot(config: Any, found: dict, out: Run) -> None:
     with figure() as (made, axes):
         axis = axes[0, 0]
         for (kind, arm), color in zip(found["arms"].items(), COLORS, strict=False):
             for when, style in (("swapped", ":"), ("transferred", "-")):
                 mse = arm["layers"][when]["mse"]
                 label = f"{kind}, {VARIANTS[when]}"
-                axis.plot(range(len(mse)), mse, style, color=color, marker="o", ms=4, label=label)
+                depths = _depths(config, len(mse))
+                axis.plot(depths, mse, style, color=color, marker="o", ms=4, label=label)
         axis.set(xlabel="layer", ylabel="mean squared error of what is read", yscale="log")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=7)

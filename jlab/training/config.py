@@ -10,7 +10,8 @@ import typing
 from typing import Any
 
 # Fields that may differ between a run and its continuation: they change no number but for rounding.
-FREE = ("mesh.", "data.cache_dir", "loop.log_every", "loop.keep")
+_LOOPS = ("loop", "transfer.loop", "tune.loop")
+FREE = ("mesh.", "data.cache_dir", *(f"{x}.{y}" for x in _LOOPS for y in ("log_every", "keep")))
 
 
 def to_dict(config: Any) -> Any:

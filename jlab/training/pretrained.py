@@ -51,10 +51,12 @@ def check_model(source: str, revision: str | None) -> None:
     if not source:
         raise UsageError("model must be a folder or a hub id such as owner/name; got nothing")
     folder = Path(source).expanduser()
-    if is_run(folder) or not folder.is_dir():
-        return  # reading it checks a run's folder, and only the hub knows its ids
+    if not folder.is_dir():
+        return  # only the hub knows its ids
     if revision is not None:
         raise UsageError(f"revision is for hub ids only; got {revision!r} for folder {folder}")
+    if is_run(folder):
+        return  # reading it checks a run's folder
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"model: {folder} is neither a Hugging Face folder (no config.json) nor that of a"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 from pathlib import Path
 
@@ -147,11 +148,17 @@ def test_a_released_base_on_instructions(released, tmp_path, cache):
 def test_a_run_is_a_base(unbroken, tmp_path, cache):
     whole, _, _ = unbroken("lolcats")
     words = ("--base", str(whole / "base"), "--swap.attention", "linear", "--no-control")
+    words += ("--swap.softmax-layers", "0", "--transfer.block", "1")
     code, _, err = run(tmp_path, cache, "train", "lolcats", "--size", "tiny", *words)
     assert code == 0, err
-    found = result(tmp_path / "runs/lolcats/001")
+    folder = tmp_path / "runs/lolcats/001"
+    found = result(folder)
     assert found["base"] == result(whole)["base"]
     assert set(found["arms"]) == {"linear"}
+    # Layer 0 stays softmax: blocks of one layer, of which the first learns nothing.
+    assert re.search(r"^\| linear +\| 1 ", (folder / "summary.md").read_text(), re.M)
+    config, _ = load_hf(folder / "linear" / "models" / "tuned")
+    assert [layer.attention for layer in config.pattern] == ["softmax", "linear"]
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(call, tmp_path):
@@ -180,6 +187,10 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(call, tmp_path):
         (["--swap.window", "0"], "window must be >= 1; got 0"),
         (["--swap.attention", "linear", "linear"], "attention must be different kinds"),
         (["--swap.feature-map.features", "0"], "feature_map.features must be positive; got 0"),
+        (["--swap.softmax-layers", "0", "0"], "softmax_layers must be different ones"),
+        (["--swap.feature-map.learned", "none", "--swap.attention", "linear"], "learned must not"),
+        (["--model.pattern.0.window", "16"], "data.length must be at most 16, the attention"),
+        (["--base", "{f}/mamba", "--revision", "x"], "revision is for hub ids only; got 'x'"),
         (["--swap.softmax-layers", "2"], "softmax_layers must be in [0, 2); got 2"),
         (["--swap.softmax-layers", "0", "1"], "softmax_layers must leave a layer"),
         (["--tune.lora.targets", "w_q"], "lora.targets: 'w_q' fits no linear map"),
@@ -194,7 +205,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(call, tmp_path):
         (["--base", "{f}"], "{f} is neither a Hugging Face folder"),
         (["--base", "{f}/mamba"], "mamba"),
         (["--instructions.path", "{f}/none.jsonl"], "{f}/none.jsonl"),
-        (["--model.pattern.0.attention", "linear"], "config must be softmax throughout"),
+        (["--model.pattern.0.attention", "linear"], "the base must be softmax throughout"),
         (["--model.pattern.0.parallel"], "export"),
     ],
 )
