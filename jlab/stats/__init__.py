@@ -11,6 +11,7 @@ bounds: projection and minimisation.
     array([1., 2.])
 """
 
+import jlab.stats.cpu  # noqa: F401  sets a flag before anything is computed
 from jlab.stats.bootstrap import bootstrap, percentile_interval, resample
 from jlab.stats.fit import Fit, multistart_fit
 from jlab.stats.interval import Interval, mean_interval

@@ -300,7 +300,11 @@ WRONG = [
     ),
     ("no windows", "linearized run --limit 0", "limit must be >= 1; got 0"),
     ("no layer windows", "linearized run --layer-windows 0", "layer_windows must be >= 1"),
-    ("no context", "linearized run --contexts 8 0", "contexts must be >= 1; got 0"),
+    (
+        "no context",
+        "linearized run --contexts 8 0",
+        "contexts must be different numbers >= 1",
+    ),
     ("no rounds", "linearized run --rounds 0", "rounds must be >= 1; got 0"),
     ("another's folder", "linearized run --out other", "out: other has other results"),
     ("a file as folder", "linearized run --out run/config.json", "run/config.json is not a folder"),
