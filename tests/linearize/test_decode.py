@@ -37,8 +37,9 @@ BY_HAND = {
     "mixed": lambda slots: 240 + (32 + 4) * slots + 4,
 }
 
-# Slow: "mixed" compiles layers of both sorts.
-KINDS = [pytest.param(k, marks=[pytest.mark.slow] * (k == "mixed")) for k in BY_HAND]
+# Compiling takes longest: one kind with a state and the one without are in the fast tests.
+FAST = ("softmax", "hybrid_terrace")
+KINDS = [pytest.param(k, marks=[pytest.mark.slow] * (k not in FAST)) for k in BY_HAND]
 
 
 @pytest.mark.parametrize("kind", KINDS)
