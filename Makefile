@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sy
 .PHONY: help install demo test test-slow lint aot bench clean
 help:
 	@echo "make demo       train a small model, mixture learned by Aioli, against its controls (~5 min)"
-	@echo "make test       all fast tests (~20 min on 2 cores); test-slow: the rest"
+	@echo "make test       all fast tests (~25 min on 2 cores); test-slow: the rest"
 	@echo "make aot        every GPU kernel compiled for the H100, without a GPU (~10 min)"
 	@echo "make lint       ruff;  make bench: timings against peers;  make clean: remove .venv, .aot"
 

@@ -145,6 +145,7 @@ def test_a_released_base_on_instructions(released, tmp_path, cache):
     assert "| softmax base " in out
 
 
+@pytest.mark.slow
 def test_a_run_is_a_base(unbroken, tmp_path, cache):
     whole, _, _ = unbroken("lolcats")
     words = ("--base", str(whole / "base"), "--swap.attention", "linear", "--no-control")
