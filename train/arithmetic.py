@@ -34,6 +34,7 @@ from jlab.sampling.arithmetic import (
 from jlab.sampling.exact import answer_probability
 from jlab.training.config import check_least, check_positive
 from jlab.training.language_config import LanguageModelConfig
+from jlab.training.language_state import params_at
 from jlab.training.loop import LoopConfig
 from jlab.training.mesh import MeshConfig, batch_rows, make_mesh
 from jlab.training.optim import OptimConfig
@@ -42,7 +43,6 @@ from jlab.training.signals import Interrupted, stop_on_signal
 from train.arithmetic_arm import (
     Arm,
     export,
-    params_at,
     recent_loss,
     train_arm,
     write_problems,
@@ -137,7 +137,7 @@ def run(config: Config, inputs: None, out: Run, resume_command: str) -> dict[str
     found: dict[str, Any] = {"states": []}
     for step in config.states:
         _stop_here(f"step {step}")
-        params = params_at(model, mixed.path, step)
+        params = params_at(model, mixed.path, step, 1)
         export(model, params, out.path / "states" / f"step-{step:05d}")
         p = exact(config, params, problems)
         loss = recent_loss(mixed, step)
@@ -180,7 +180,7 @@ def control(config: Config, out: Run, resume_command: str) -> dict[str, Any]:
     part = out.child("equal")
     arm = Arm(model, config.initial_scale, "equal", (steps,))
     train_arm(arm, problems, part, resume_command)
-    p = exact(config, params_at(model, part.path, steps), problems)
+    p = exact(config, params_at(model, part.path, steps, 1), problems)
     return {"step": steps, "train_loss": recent_loss(part, steps), "p": p.tolist()}
 
 

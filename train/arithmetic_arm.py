@@ -24,7 +24,6 @@ from jlab.sampling.arithmetic import (
     name_of,
     windows,
 )
-from jlab.training.checkpoint import restore_part
 from jlab.training.language import language_loss, make_evaluate
 from jlab.training.language_config import LanguageModelConfig
 from jlab.training.language_state import init_train_state, state_shapes
@@ -106,13 +105,6 @@ def _step(config: LanguageModelConfig, mesh: Mesh) -> StepFn:
 
     optimizer = make_optimizer(config.optimizer, config.loop.steps)
     return jit_step(make_train_step(of_answers, optimizer), state_shapes(config, mesh, 1))
-
-
-def params_at(config: LanguageModelConfig, folder: Path, step: int) -> PyTree:
-    """Parameters of the model state at a step."""
-    shapes = state_shapes(config, make_mesh(config.mesh), 1)
-    target = {"train": {"params": shapes.params}}
-    return restore_part(folder / "checkpoints", target, step)["train"]["params"]
 
 
 def export(config: LanguageModelConfig, params: PyTree, folder: Path) -> None:

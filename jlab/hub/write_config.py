@@ -6,12 +6,12 @@ the adapters (`lora`) are not written. A linearized config is written by `jlab.h
 """
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from jlab.hub.linearized import softmax_layer, write_linearized
 from jlab.hub.read_config import ACTIVATIONS, FAMILIES
-from jlab.nn import LayerConfig, RopeConfig, TransformerConfig
+from jlab.nn import LayerConfig, PrecisionConfig, RopeConfig, TransformerConfig
 
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -34,6 +34,14 @@ def write_config(config: TransformerConfig, family: str | None = None) -> dict[s
     """
     if config.vocab_size is None:
         raise ValueError("model.vocab_size must be set before the model is saved; got None")
+    for name, default in asdict(PrecisionConfig()).items():
+        value = getattr(config.precision, name)
+        if value != default:
+            raise ValueError(
+                f"precision.{name} must be {default} in a saved model, which no family rounds;"
+                f" got {value!r}: quantise its weights and save those, with"
+                " model.precision = PrecisionConfig()"
+            )
     layers = [config.pattern[n % len(config.pattern)] for n in range(config.layers)]
     if any(layer.attention != "softmax" for layer in layers):
         base = replace(config, pattern=tuple(softmax_layer(layer) for layer in config.pattern))
@@ -85,6 +93,7 @@ def _objections(
     """What of the config the family cannot express."""
     neox = family == "gpt_neox"
     needed: dict[str, Any] = {"model.norm": "layer" if neox else "rms", "layer.gated": not neox}
+    needed |= {"layer.inner_norms": False}
     if neox:
         needed |= {"layer.kv_heads": layer.heads, "layer.mlp_bias": True}
         needed |= {"layer.head_dim": config.d_model / layer.heads}

@@ -1,5 +1,6 @@
 """One layer, and the scan of a pattern of layers over the depth."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from jlab.nn.cache import KV, State
 from jlab.nn.config import LayerConfig, TransformerConfig
 from jlab.nn.layers import MLP, Linear, Norm, residual_std
 from jlab.nn.linearized import LinearizedAttention
+from jlab.nn.quant import fake_quant
 from jlab.nn.rope import rotate
 from pallas_kernels.ops.attention import SAVED, attention
 
@@ -34,26 +36,33 @@ class Attention(nn.Module):
         self, x: Float[Array, "b l d"], context: Context, cached: tuple[KV | State, ...] | None
     ) -> tuple[Float[Array, "b l d"], KV | State | None]:
         """What the tokens read; with a cache, also what it has to remember of them."""
-        layer, lora = self.config.pattern[self.position], self.config.lora
+        config, layer = self.config, self.config.pattern[self.position]
+        linear = partial(Linear, lora=config.lora, precision=config.precision)
 
         def heads(name: str, count: int) -> Float[Array, "b l count head_dim"]:
-            y = Linear(count * layer.head_dim, layer.qkv_bias, lora=lora, name=name)(x)
+            y = linear(count * layer.head_dim, layer.qkv_bias, name=name)(x)
             return y.reshape(*x.shape[:2], count, layer.head_dim)
 
+        def rounded(y: Float[Array, "b l count head_dim"], what: str) -> Array:
+            per_token = -1 if config.precision.kv_scale == "token" else None
+            return fake_quant(y, config.precision.format(what), per_token)
+
         cos, sin = context.rope[self.position]
-        q = rotate(heads("q_proj", layer.heads), cos, sin)
-        k = rotate(heads("k_proj", layer.kv_heads), cos, sin)
-        v = heads("v_proj", layer.kv_heads)
+        q = rounded(rotate(heads("q_proj", layer.heads), cos, sin), "queries")
+        k = rounded(rotate(heads("k_proj", layer.kv_heads), cos, sin), "kv")
+        v = rounded(heads("v_proj", layer.kv_heads), "kv")
         if layer.attention == "softmax":
             out, own = self._softmax(q, k, v, context, cached)
         else:
             over = LinearizedAttention(
-                layer, _implementation(self.config), self.config.transfer, name="linearized"
+                layer, _implementation(config), config.transfer, name="linearized"
             )
             out, own = over(q, k, v, context.queries.segment_ids, cached)
         out = out.reshape(*x.shape[:2], layer.heads * layer.head_dim)
-        std = residual_std(self.config)
-        return Linear(x.shape[-1], layer.out_bias, std, lora=lora, name="o_proj")(out), own
+        if layer.inner_norms:
+            out = Norm(config, name="o_norm")(out)
+        out_map = linear(x.shape[-1], layer.out_bias, residual_std(config), name="o_proj")
+        return out_map(out), own
 
     def _softmax(
         self, q: Array, k: Array, v: Array, context: Context, cached: tuple[KV, ...] | None
@@ -179,7 +188,7 @@ def scanned_blocks(config: TransformerConfig) -> type[nn.Module]:
     return nn.scan(
         body,
         variable_axes={"params": 0, "intermediates": 0, "transfer": 0, "lora": 0},
-        split_rngs={"params": True, "dropout": True},
+        split_rngs={"params": True, "dropout": True, "round": True},
         in_axes=(0, nn.broadcast),
         length=config.repeats,
     )

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from jlab.nn.formats import Format, parse_format
+
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 DType = Literal["float32", "bfloat16", "float64"]
 AttentionKind = Literal["softmax", "linear", "hybrid_terrace", "hybrid_sliding"]
@@ -19,6 +21,7 @@ _PREFIXES = {
     "FeatureMapConfig": "feature_map",
     "LayerConfig": "layer",
     "LoRASpec": "lora",
+    "PrecisionConfig": "precision",
     "TransferConfig": "transfer",
     "TransformerConfig": "model",
 }
@@ -140,6 +143,9 @@ class LayerConfig:
     """hybrid attention weighs its linear part by 1 - g, g that of its window; otherwise by 1"""
     far: bool = True
     """hybrid attention reads what lies before its window; false to see what a model owes to that"""
+    inner_norms: bool = False
+    """norms before `o_proj` and `down_proj` too, so that every projection reads normalised numbers
+    (BitNet b1.58, arXiv 2402.17764)"""
 
     def __post_init__(self):
         _positive(self, "heads", "kv_heads", "head_dim", "d_ff")
@@ -238,6 +244,58 @@ def _is_pattern(target: object) -> bool:
 
 
 @dataclass(frozen=True)
+class PrecisionConfig:
+    """What is rounded to number formats in training, and with which scales (`jlab.nn.quant`).
+
+    Formats are named as `parse_format` reads them: int4, e2m1, fp8, mxfp4 ...; None rounds nothing.
+    Parameters, optimiser state, norms and softmax stay as they are: rounding is simulated.
+    """
+
+    weights: str | None = None
+    """format of the matrices of the linear maps"""
+    activations: str | None = None
+    """format of what the linear maps read"""
+    kv: str | None = None
+    """format of keys and values inside attention, after the rotary embedding"""
+    queries: str | None = None
+    """format of queries inside attention"""
+    gradients: str | None = None
+    """format of the gradients that the linear maps' backward products read; None: not rounded"""
+    embedding: str | None = None
+    """format of the embedding, one scale per token of the vocabulary"""
+    head: bool = False
+    """the output head rounds its matrix and what it reads as the linear maps do"""
+    weight_scale: Literal["channel", "tensor"] = "channel"
+    """a scale per output of a linear map, or one for its matrix"""
+    activation_scale: Literal["tensor", "token"] = "tensor"
+    """one scale for all tokens of a batch, or one per token, which no other token changes"""
+    kv_scale: Literal["tensor", "token"] = "tensor"
+    """of keys, values and queries: one scale for all of a batch, or one per token and head"""
+    residuals: Literal["quantized", "original"] = "quantized"
+    """which operands the backward products read: as rounded forward, or as they were"""
+    stochastic: bool = False
+    """gradients are rounded up or down at random, true to their mean, not to the nearest"""
+
+    def __post_init__(self):
+        for name in ("weights", "activations", "kv", "queries", "gradients", "embedding"):
+            try:
+                self.format(name)
+            except ValueError as error:
+                raise ValueError(f"precision.{name}: {error}") from None
+        _one_of(self, "weight_scale", ("channel", "tensor"))
+        _one_of(self, "activation_scale", ("tensor", "token"))
+        _one_of(self, "kv_scale", ("tensor", "token"))
+        _one_of(self, "residuals", ("quantized", "original"))
+        allowed = "false where precision.gradients is None"
+        _require(self.gradients or not self.stochastic, "precision.stochastic", True, allowed)
+
+    def format(self, name: str) -> Format | None:
+        """The format of a field, such as `weights`."""
+        value = getattr(self, name)
+        return None if value is None else parse_format(value)
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """A decoder: embedding, `repeats` times the `pattern` of layers, norm, output head."""
 
@@ -263,6 +321,8 @@ class TransformerConfig:
     """who computes attention; auto: the fastest that one device allows, xla on several"""
     lora: LoRASpec | None = None
     """adapters that variables of the collection `lora` hold; without those it changes nothing"""
+    precision: PrecisionConfig = PrecisionConfig()
+    """number formats that the model computes in; by default none but `dtype`"""
     transfer: TransferConfig | None = None
     """linear and hybrid layers pass softmax attention on, and sow into the collection `transfer`
     how far their own is from it; no gradient then leaves a layer"""

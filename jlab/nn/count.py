@@ -3,15 +3,17 @@
 from jlab.nn.config import LayerConfig, TransformerConfig
 
 
-def count_params(config: TransformerConfig) -> int:
-    """Exact number of parameters, embedding and head included."""
-    norm = config.d_model * (2 if config.norm == "layer" else 1)
+def count_params(config: TransformerConfig, tables: bool = True) -> int:
+    """Exact number of parameters; without `tables` those besides the embedding and the head."""
     layers = sum(
-        _weights(config, layer) + _biases(config, layer) + _maps(layer) for layer in config.pattern
+        _weights(config, layer) + _biases(config, layer) + _maps(layer) + _norms(config, layer)
+        for layer in config.pattern
     )
-    layers = config.repeats * (layers + 2 * norm * len(config.pattern))
-    tables = 1 if config.tied else 2
-    return layers + norm + tables * _vocab_size(config) * config.d_model
+    layers = config.repeats * layers
+    layers = layers + _norm(config, config.d_model)
+    if not tables:
+        return layers
+    return layers + (1 if config.tied else 2) * _vocab_size(config) * config.d_model
 
 
 def flops_per_token(config: TransformerConfig, length: int) -> float:
@@ -58,6 +60,15 @@ def _biases(config: TransformerConfig, layer: LayerConfig) -> int:
     qkv = (layer.heads + 2 * layer.kv_heads) * layer.head_dim
     mlp = (2 if layer.gated else 1) * layer.d_ff + config.d_model
     return layer.qkv_bias * qkv + layer.out_bias * config.d_model + layer.mlp_bias * mlp
+
+
+def _norms(config: TransformerConfig, layer: LayerConfig) -> int:
+    inner = _norm(config, layer.heads * layer.head_dim) + _norm(config, layer.d_ff)
+    return 2 * _norm(config, config.d_model) + layer.inner_norms * inner
+
+
+def _norm(config: TransformerConfig, width: int) -> int:
+    return width * (2 if config.norm == "layer" else 1)
 
 
 def _mean_seen(length: int, window: int | None) -> float:

@@ -1,20 +1,22 @@
 """The parts of a layer that look at one token: linear maps, norms, MLP, rotary embedding."""
 
-import functools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jlab.nn.config import LayerConfig, LoRASpec, TransformerConfig
+from jlab.nn.config import LayerConfig, LoRASpec, PrecisionConfig, TransformerConfig
+from jlab.nn.products import matmul, quantized_matmul
+from jlab.nn.quant import fake_quant
 
 INIT_STD = 0.02  # Source: GPT-2 (Radford et al. 2019) and its released code
 _ACTIVATIONS = {
     "silu": nn.silu,
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
     "relu": nn.relu,
 }
 
@@ -33,18 +35,6 @@ def wide(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def matmul(
-    x: Float[Array, "b l inputs"], kernel: Float[Array, "inputs outputs"], out_type: jnp.dtype
-) -> Float[Array, "b l outputs"]:
-    """`x @ kernel` with all tokens as one matrix.
-
-    The gradient of the kernel is then one plain product as well; with the batch axis kept, XLA on
-    CPU runs it as a loop, 1.6 times slower over a whole MLP.
-    """
-    flat = x.reshape(-1, x.shape[-1])
-    return jnp.matmul(flat, kernel, preferred_element_type=out_type).reshape(*x.shape[:-1], -1)
-
-
 class Linear(nn.Module):
     """The linear map of every projection: `x @ kernel + bias` in the type of `x`.
 
@@ -56,6 +46,7 @@ class Linear(nn.Module):
     std: float = INIT_STD
     wide_out: bool = False  # the result in at least float32: logits
     lora: LoRASpec | None = None
+    precision: PrecisionConfig = PrecisionConfig()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l inputs"]) -> Float[Array, "b l features"]:
@@ -63,13 +54,24 @@ class Linear(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
         out_type = wide(x.dtype) if self.wide_out else x.dtype
-        y = matmul(x, kernel.astype(x.dtype), out_type)
+        y = self._product(x, kernel, out_type)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(out_type)[None, None, :]
         if self.has_variable("lora", "a"):
             y = y + self._adapter(x, out_type)
         return y
+
+    def _product(
+        self, x: Float[Array, "b l inputs"], kernel: Array, out_type: jnp.dtype
+    ) -> Float[Array, "b l features"]:
+        precision = self.precision
+        if not (precision.weights or precision.activations or precision.gradients):
+            return matmul(x, kernel.astype(x.dtype), out_type)
+        # Without a key for it gradients are rounded to the nearest.
+        noisy = precision.stochastic and self.has_rng("round")
+        key = self.make_rng("round") if noisy else None
+        return quantized_matmul(x, kernel, out_type, precision, key)
 
     def _adapter(
         self, x: Float[Array, "b l inputs"], out_type: jnp.dtype
@@ -95,6 +97,7 @@ class Embed(nn.Module):
 
     vocab_size: int
     d_model: int
+    precision: PrecisionConfig = PrecisionConfig()
 
     def setup(self):
         """Declares the table."""
@@ -103,11 +106,17 @@ class Embed(nn.Module):
 
     def __call__(self, tokens: Int[Array, "b l"]) -> Float[Array, "b l d"]:
         """The vector of each token."""
-        return self.embedding[tokens]
+        return self._table()[tokens]
 
     def attend(self, hidden: Float[Array, "b l d"]) -> Float[Array, "b l vocab"]:
         """Logits: the product with every token's vector, in at least float32."""
-        return matmul(hidden, self.embedding.astype(hidden.dtype).T, wide(hidden.dtype))
+        table = self._table().astype(hidden.dtype).T
+        if not self.precision.head:
+            return matmul(hidden, table, wide(hidden.dtype))
+        return quantized_matmul(hidden, table, wide(hidden.dtype), self.precision)
+
+    def _table(self) -> Float[Array, "vocab d"]:
+        return fake_quant(self.embedding, self.precision.format("embedding"), axis=1)
 
 
 class Norm(nn.Module):
@@ -140,11 +149,11 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         """The map applied to every token."""
         layer, act = self.layer, _ACTIVATIONS[self.layer.activation]
-        lora = self.config.lora
-        y = Linear(layer.d_ff, layer.mlp_bias, lora=lora, name="up_proj")(x)
-        if layer.gated:
-            y = act(Linear(layer.d_ff, layer.mlp_bias, lora=lora, name="gate_proj")(x)) * y
-        else:
-            y = act(y)
-        std = residual_std(self.config)
-        return Linear(x.shape[-1], layer.mlp_bias, std, lora=lora, name="down_proj")(y)
+        linear = partial(
+            Linear, bias=layer.mlp_bias, lora=self.config.lora, precision=self.config.precision
+        )
+        y = linear(layer.d_ff, name="up_proj")(x)
+        y = act(linear(layer.d_ff, name="gate_proj")(x)) * y if layer.gated else act(y)
+        if layer.inner_norms:
+            y = Norm(self.config, name="down_norm")(y)
+        return linear(x.shape[-1], std=residual_std(self.config), name="down_proj")(y)

@@ -25,7 +25,7 @@ from jlab.nn.cache import (
     unreadable,
     write,
 )
-from jlab.nn.config import TransformerConfig
+from jlab.nn.config import PrecisionConfig, TransformerConfig
 from jlab.nn.layers import Embed, Linear, Norm, wide
 from jlab.nn.rope import rope_table
 
@@ -69,14 +69,21 @@ class Transformer(nn.Module):
         check_inputs(config, tokens, positions, segment_ids, cache)
         read = by_layer(config, cache)
         context, cache, slots = read_context(config, tokens.shape, positions, segment_ids, cache)
-        embed = Embed(config.vocab_size, config.d_model, name="embed")
+        embed = Embed(config.vocab_size, config.d_model, config.precision, name="embed")
         x = embed(tokens).astype(config.dtype)
         x, chunks = scanned_blocks(config)(config, name="blocks")(x, read, context)
         hidden = Norm(config, name="final_norm")(x)
         if config.tied:
             logits = embed.attend(hidden)
         else:
-            head = Linear(config.vocab_size, wide_out=True, lora=config.lora, name="lm_head")
+            precision = config.precision if config.precision.head else PrecisionConfig()
+            head = Linear(
+                config.vocab_size,
+                wide_out=True,
+                lora=config.lora,
+                precision=precision,
+                name="lm_head",
+            )
             logits = head(hidden)
         if cache is not None:
             layers = zip(cache.layers, chunks, strict=True)

@@ -33,7 +33,7 @@ def language_loss(
     `extras["loss_weights"]` (`[groups]`), where present, weighs the rows of each group.
 
     Args:
-      config: the model; adapters with dropout draw it from the step's key.
+      config: the model; dropout and stochastic rounding draw from the step's key.
       groups: number of groups m.
       z_loss: coefficient of logsumexp(logits)^2, which keeps logits near zero.
       variables: the model's variables from what is trained of it.
@@ -46,7 +46,8 @@ def language_loss(
 
     def loss_fn(params: PyTree, extras: dict, batch: Batch, key: Array):
         drops = config.lora is not None and config.lora.dropout > 0
-        loss = token_loss(config, variables(params), batch, z_loss, key if drops else None)
+        random = drops or config.precision.stochastic
+        loss = token_loss(config, variables(params), batch, z_loss, key if random else None)
         weight = batch.mask
         if "loss_weights" in extras:
             weight = weight * extras["loss_weights"][batch.group][:, None]
@@ -71,9 +72,9 @@ def token_loss(
 ) -> Float[Array, "batch length"]:
     """Loss of every target in nats, masked or not; attention stays within segments.
 
-    With a key, adapters drop parts of what they read.
+    With a key, adapters drop parts of what they read, and gradients may be rounded at random.
     """
-    rngs = None if key is None else {"dropout": key}
+    rngs = None if key is None else {"dropout": key, "round": jax.random.fold_in(key, 1)}
     inputs = (batch.tokens, batch.positions, batch.segment_ids)
     output = Transformer(config).apply(variables, *inputs, rngs=rngs)
     return cross_entropy(output.logits, batch.targets, z_loss)

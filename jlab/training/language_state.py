@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jlab.data import DataConfig
 from jlab.nn import Transformer
+from jlab.training.checkpoint import restore_part
 from jlab.training.language_config import LanguageModelConfig
-from jlab.training.mesh import state_shardings
+from jlab.training.mesh import make_mesh, state_shardings
 from jlab.training.mixer import Mixer
 from jlab.training.optim import make_optimizer
 from jlab.training.state import TrainState, init_state
@@ -36,6 +38,23 @@ def _initializer(
     shapes = state_shapes(config, mesh, groups, mixer)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     return jax.jit(partial(_make_state, config, groups, mixer), out_shardings=shardings)
+
+
+def params_at(config: LanguageModelConfig, folder: Path, step: int, groups: int) -> PyTree:
+    """Parameters of the checkpoint at `step` below a run folder.
+
+    Args:
+      config: of the run, its vocabulary size filled in.
+      folder: of the run.
+      step: one that was kept.
+      groups: number of groups that it was trained on.
+
+    Raises:
+      FileNotFoundError: no whole checkpoint of that step.
+    """
+    shapes = state_shapes(config, make_mesh(config.mesh), groups)
+    target = {"train": {"params": shapes.params}}
+    return restore_part(Path(folder) / "checkpoints", target, step)["train"]["params"]
 
 
 def state_shapes(

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 # Matrices by name: of linear maps, embeddings, adapters, feature maps.
 _DECAYING = ("kernel", "embedding", "a", "b", "map", "map_in")
 Rule = Literal["adamw", "lion", "sgd"]
-Schedule = Literal["cosine", "linear", "constant"]
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class OptimConfig:
     end_learning_rate: float = 1e-4
     """Learning rate that the schedule has come to when the last step is done."""
     schedule: Schedule = "cosine"
-    """Shape of the decay from peak to end after the warm-up."""
+    """Shape of the decay from peak to end after the warm-up; wsd: stable, then linear (MiniCPM,
+    arXiv 2404.06395)."""
+    decay_fraction: float = 0.2
+    """Share of the run that wsd decays for."""
     warmup_steps: int = 500
     """Steps of linear warm-up; a tenth of the run at most."""
     weight_decay: float = 0.01
@@ -49,6 +52,7 @@ class OptimConfig:
             self._require(name, lambda x: 0 <= x < math.inf, ">= 0 and finite")
         for name in ("b1", "b2"):
             self._require(name, lambda x: 0 <= x < 1, "in [0, 1)")
+        self._require("decay_fraction", lambda x: 0 < x <= 1, "in (0, 1]")
 
     def _require(self, name: str, fits: Callable[[Any], bool], allowed: str) -> None:
         value = getattr(self, name)
@@ -65,10 +69,12 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     warmup = min(config.warmup_steps, max(1, steps // 10))
     rest = max(1, steps - warmup)
     peak, end = config.learning_rate, config.end_learning_rate
+    decaying = min(rest, max(1, round(config.decay_fraction * steps)))
     decay = {
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=end / peak),
         "linear": lambda: optax.linear_schedule(peak, end, rest),
         "constant": lambda: optax.constant_schedule(peak),
+        "wsd": lambda: optax.linear_schedule(peak, end, decaying, rest - decaying),
     }[config.schedule]()
     if warmup == 0:
         return decay
