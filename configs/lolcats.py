@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from configs.lm import TINY_DATA
 from jlab.data import DataConfig
+from jlab.linearize import SwapConfig
 from jlab.nn import FeatureMapConfig
 from jlab.nn.families import llama
 from jlab.training.loop import LoopConfig
 from jlab.training.optim import OptimConfig
 from train import lolcats as RECIPE
-from train.lolcats_config import SwapConfig, TransferStage, TuneStage
+from train.lolcats_config import TransferStage, TuneStage
 
 _SWAP = SwapConfig(
     attention=("hybrid_terrace", "hybrid_sliding", "linear"),

@@ -10,6 +10,7 @@ from jaxtyping import Float, PyTree
 
 from jlab.data import Groups, MixtureLoader, evaluation_batches
 from jlab.linearize import (
+    LinearizedKind,
     join_maps,
     layer_report,
     linearize,
@@ -27,7 +28,7 @@ from jlab.training.mesh import batch_rows, shard_params
 from jlab.training.partial import Stage, train_part
 from jlab.training.run import Run
 from train.lolcats_blocks import Cut, transfer_by_block
-from train.lolcats_config import Attention, Config, TuneStage
+from train.lolcats_config import Config, TuneStage
 from train.lolcats_export import export
 
 _REPORTED = 16  # windows per group behind the report of layers, which looks at all pairs of tokens
@@ -52,18 +53,10 @@ class Base(NamedTuple):
         windows = config.test_windows if split == "test" else config.eval_windows
         return self._evaluate(model, split, windows)(variables).loss.tolist()
 
-    def linearized(self, kind: Attention) -> tuple[TransformerConfig, PyTree]:
+    def linearized(self, kind: LinearizedKind) -> tuple[TransformerConfig, PyTree]:
         """The base with other attention: its weights, and maps that are not trained yet."""
-        swap = self.config.swap
-        model, params = linearize(
-            self.model,
-            self.params,
-            kind,
-            window=swap.window,
-            feature_map=swap.feature_map,
-            affine=swap.affine,
-            softmax_layers=swap.softmax_layers,
-        )
+        settings = self.config.swap.settings()
+        model, params = linearize(self.model, self.params, kind, **settings)
         return model, shard_params(params, self.mesh)
 
     def stage(self, config, model: TransformerConfig, loss_of, frozen: PyTree) -> Stage:
@@ -96,7 +89,7 @@ class Base(NamedTuple):
         return make_evaluate(model, batches, m, self.mesh, rows, variables=lambda given: given)
 
 
-def linearized_arm(base: Base, kind: Attention, out: Run) -> dict[str, Any]:
+def linearized_arm(base: Base, kind: LinearizedKind, out: Run) -> dict[str, Any]:
     """Transfer, low-rank updates, the control; test losses of all on the way."""
     config = base.config
     model, params = base.linearized(kind)

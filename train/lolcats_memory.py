@@ -10,7 +10,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jlab.data.batch import Batch
-from jlab.linearize import block_step, linearize, split_maps, transfer_step, tuning_step
+from jlab.linearize import (
+    LinearizedKind,
+    block_step,
+    linearize,
+    split_maps,
+    transfer_step,
+    tuning_step,
+)
 from jlab.nn import TransferConfig, Transformer, TransformerConfig, lora_init, take_stack
 from jlab.training.mesh import make_mesh, param_shardings
 from jlab.training.partial import LossOf, StageConfig, part_shapes, part_step
@@ -85,23 +92,16 @@ def memory_needs(config: Config, base: TransformerConfig, groups: int) -> list[N
 
 
 def abstract_linearized(
-    config: Config, base: TransformerConfig, kind: str
+    config: Config, base: TransformerConfig, kind: LinearizedKind
 ) -> tuple[TransformerConfig, PyTree]:
     """The linearized model's config, and the shapes of its parameters.
 
     Raises:
       ValueError: what `linearize` refuses.
     """
-    swap = config.swap
     tokens = jnp.zeros((1, 1), jnp.int32)
     params = jax.eval_shape(Transformer(base).init, jax.random.key(0), tokens)["params"]
-    settings = {
-        "window": swap.window,
-        "feature_map": swap.feature_map,
-        "affine": swap.affine,
-        "softmax_layers": swap.softmax_layers,
-    }
-    return _shapes(lambda p: linearize(base, p, kind, **settings), params)
+    return _shapes(lambda p: linearize(base, p, kind, **config.swap.settings()), params)
 
 
 def _shapes(
