@@ -1,5 +1,6 @@
 """One kind of attention in place of softmax: both steps, the control, and what came of each."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
-from jlab.data import Groups, MixtureLoader, evaluation_batches
+from jlab.data import Batch, Groups, MixtureLoader, evaluation_batches
 from jlab.linearize import (
     LinearizedKind,
     join_maps,
@@ -23,9 +24,9 @@ from jlab.linearize import (
 )
 from jlab.mixing import static
 from jlab.nn import TransferConfig, TransformerConfig, flops_per_token, lora_init
-from jlab.training.language import make_evaluate
+from jlab.training.language import GroupLosses, make_evaluate
 from jlab.training.mesh import batch_rows, shard_params
-from jlab.training.partial import Stage, train_part
+from jlab.training.partial import LossOf, Stage, StageConfig, train_part
 from jlab.training.run import Run
 from train.lolcats_blocks import Cut, transfer_by_block
 from train.lolcats_config import Config, TuneStage
@@ -59,7 +60,9 @@ class Base(NamedTuple):
         model, params = linearize(self.model, self.params, kind, **settings)
         return model, shard_params(params, self.mesh)
 
-    def stage(self, config, model: TransformerConfig, loss_of, frozen: PyTree) -> Stage:
+    def stage(
+        self, config: StageConfig, model: TransformerConfig, loss_of: LossOf, frozen: PyTree
+    ) -> Stage:
         """What a part of `model` is trained on; it is judged by the whole model's next tokens."""
         document_mask = self.config.data.document_mask
         seed = self.config.seed
@@ -78,12 +81,14 @@ class Base(NamedTuple):
             seed=seed,
         )
 
-    def batches(self, split: str, windows: int) -> list:
+    def batches(self, split: str, windows: int) -> list[Batch]:
         """The first so many windows of every group, in batches of the second step's size."""
         size, mask = self.config.tune.batch_size, self.config.data.document_mask
         return list(evaluation_batches(getattr(self.groups, split), size, windows, mask))
 
-    def _evaluate(self, model: TransformerConfig, split: str, windows: int):
+    def _evaluate(
+        self, model: TransformerConfig, split: str, windows: int
+    ) -> Callable[[PyTree], GroupLosses]:
         rows = batch_rows(self.config.tune.batch_size, self.mesh)
         batches, m = self.batches(split, windows), len(self.groups.names)
         return make_evaluate(model, batches, m, self.mesh, rows, variables=lambda given: given)
