@@ -7,6 +7,7 @@ import re
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -143,11 +144,16 @@ def test_block_by_block_equals_all_at_once_and_survives_kills(unbroken, tmp_path
         np.testing.assert_allclose(got, expected, rtol=1e-3)
 
 
-def test_a_released_base_on_instructions(released, tmp_path, cache):
-    data = tmp_path / "alpaca.json"
-    data.write_text(json.dumps(INSTRUCTIONS))
-    words = ("--instructions.path", str(data), "--instructions.held-out", "40", "--recall", "0")
-    words += ("--data.length", "128", "--no-control")
+@pytest.fixture(scope="module")
+def instructions(tmp_path_factory) -> tuple[str, ...]:
+    path = tmp_path_factory.mktemp("instructions") / "alpaca.json"
+    path.write_text(json.dumps(INSTRUCTIONS))
+    words = ("--instructions.path", str(path), "--instructions.held-out", "40", "--recall", "0")
+    return (*words, "--data.length", "128", "--no-control")
+
+
+def test_a_released_base_on_instructions_in_bfloat16(released, instructions, tmp_path, cache):
+    words = (*instructions, "--model.dtype", "bfloat16")
     code, out, err = run(
         tmp_path, cache, "train", "lolcats", "--size", "tiny", "--base", str(released), *words
     )
@@ -157,9 +163,35 @@ def test_a_released_base_on_instructions(released, tmp_path, cache):
     found = result(folder)
     assert found["groups"] == ["instructions"]
     assert "alone" not in found["arms"][KIND]
-    config, _ = load_hf(folder / KIND / "models" / "tuned")
+    assert np.isfinite(found["arms"][KIND]["tuned"]).all()
+    config, params = load_hf(folder / KIND / "models" / "tuned")
     assert config.pattern[0].attention == KIND
+    # Maps stay float32: beside the 1s of an identity bfloat16 would lose steps of 0.001.
+    learned = {"linearized": "float32", "q_proj": "bfloat16"}
+    attn = params["blocks"]["0"]["attn"]
+    for name, dtype in learned.items():
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(attn[name])} == {dtype}
+    assert params["embed"]["embedding"].dtype.name == "bfloat16"
     assert "| softmax base " in out
+
+
+@pytest.mark.slow
+def test_the_preset_of_8B_holds_and_computes_in_bfloat16(released, instructions, call):
+    """Here on a base of 32 thousand parameters."""
+
+    def told(*words):
+        base = ("--base", str(released), *instructions)
+        code, out, err = call(train, "lolcats", "--size", "8B", *base, "--dry-run", *words)
+        assert code == 0, err
+        cost = json.loads(out)["cost"]
+        return cost["parameters"], *(cost["memory"][n] for n in (1, 2))
+
+    n, block, tune = told()
+    # Two streams of 32 numbers per token, of two bytes each.
+    assert block["disk"] == 2 * 2 * 32 * 128 * 2400 * 8
+    _, wide_block, wide_tune = told("--model.dtype", "float32")
+    assert wide_block["disk"] == 2 * block["disk"]
+    assert wide_tune["held"] - tune["held"] == 2 * n
 
 
 @pytest.mark.slow
