@@ -63,7 +63,7 @@ class Config(LanguageModelConfig):
     """The base, what replaces its attention, and both steps.
 
     `model`, `optimizer`, `loop`, `batch_size`, `accumulate` and `z_loss` are of a base that is
-    trained here; `model.dtype` is of any base: what it is held in and computes with.
+    trained here. Any base computes in `model.dtype`; one that is read is also held in it.
     """
 
     base: str = ""
