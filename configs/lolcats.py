@@ -1,6 +1,6 @@
 """Linearizing, with its controls. `demo`: 5 min on 2 cores; `study`: six seeds, 25 min.
 
-`8B` has the paper's sizes, steps and rates (arXiv 2410.10254, Table 8); it wants a base
+`8B` has the paper's sizes, steps, rates and bfloat16 (arXiv 2410.10254, Table 8); it wants a base
 (`--base meta-llama/Meta-Llama-3-8B`) and instructions (`--instructions.path yahma/alpaca-cleaned`).
 """
 
@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from configs.lm import TINY_DATA
 from jlab.data import DataConfig
-from jlab.nn import FeatureMapConfig
+from jlab.linearize import SwapConfig
+from jlab.nn import FeatureMapConfig, TransformerConfig
 from jlab.nn.families import llama
 from jlab.training.loop import LoopConfig
 from jlab.training.optim import OptimConfig
 from train import lolcats as RECIPE
-from train.lolcats_config import SwapConfig, TransferStage, TuneStage
+from train.lolcats_config import TransferStage, TuneStage
 
 _SWAP = SwapConfig(
     attention=("hybrid_terrace", "hybrid_sliding", "linear"),
@@ -67,6 +68,7 @@ SIZES = {
     ),
     "8B": RECIPE.Config(
         data=DataConfig(length=1024, max_bytes_per_group=None),
+        model=TransformerConfig(dtype="bfloat16"),  # of the base; what learns is float32
         transfer=TransferStage(loop=_EPOCHS),
         tune=TuneStage(loop=_EPOCHS),
         recall=0.0,

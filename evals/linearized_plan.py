@@ -1,13 +1,13 @@
 """Which models `python -m evals linearized` compares, on what text: of a run, or by name."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jlab.cli import UsageError, read_json
 from jlab.data import DataConfig, InstructionConfig
 from jlab.hub import local_folder, read_config
-from jlab.nn import FeatureMapConfig, TransformerConfig
+from jlab.linearize import SwapConfig
+from jlab.nn import TransformerConfig
 from jlab.training.config import from_dict
 from jlab.training.language_config import LanguageModelConfig
 from jlab.training.pretrained import check_model
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 
 SAVED = ("transferred", "tuned", "alone")  # in KIND/models of a run's seed
 _READ = ("base", "revision", "data", "instructions", "recall", "swap")  # of a run's config
-
-
-@dataclass(frozen=True)
-class Swap:
-    """How a run has swapped the attention of its base."""
-
-    attention: tuple[str, ...] = ()
-    window: int = 64
-    feature_map: FeatureMapConfig = field(default_factory=FeatureMapConfig)
-    affine: bool = False
-    softmax_layers: tuple[int, ...] = ()
-
-    def settings(self) -> dict[str, Any]:
-        """The keyword arguments of `linearize`."""
-        return {name: value for name, value in vars(self).items() if name != "attention"}
 
 
 class Entry(NamedTuple):
@@ -52,7 +37,7 @@ class Plan(NamedTuple):
     data: DataConfig
     instructions: InstructionConfig
     repeats: bool
-    swap: Swap | None  # of a run
+    swap: SwapConfig | None  # of a run
     entries: list[Entry]
 
 
@@ -94,7 +79,7 @@ def _of_run(config: "Config") -> Plan:
         raise UsageError(
             f"run: {seed} has no base yet: go on with it, python -m train lolcats --resume {root}"
         )
-    swap = from_dict(Swap, saved["swap"], "swap")
+    swap = from_dict(SwapConfig, saved["swap"], "swap")
     entries = [
         Entry(f"{kind} {stage}", kind, stage, source)
         for kind in swap.attention

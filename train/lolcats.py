@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jax.sharding import Mesh
+from jaxtyping import Float, PyTree
 
 from jlab.cli import UsageError
 from jlab.data import REPEATS, Groups, load_groups, load_instructions, with_repeats
@@ -32,7 +33,13 @@ from jlab.training.run import Run
 from train.lolcats_arm import Base, linearized_arm
 from train.lolcats_config import Config
 from train.lolcats_export import check_export
-from train.lolcats_memory import Need, abstract_linearized, memory_needs, memory_table
+from train.lolcats_memory import (
+    Need,
+    abstract_linearized,
+    initial_shapes,
+    memory_needs,
+    memory_table,
+)
 from train.lolcats_report import plots, text
 
 __all__ = ["Config"]
@@ -58,12 +65,13 @@ def prepare(config: Config, tell: Progress) -> Inputs:
     if base is None:
         model = with_vocabulary(config.language_model(), pretraining).model
         check_fit(config.language_model(), pretraining, static(shares(config, pretraining)))
+        params = initial_shapes(model)
     else:
-        model = base.config
-    _check(config, model)
+        model, params = base.config, base.variables["params"]
+    _check(config, model, params)
     for remark in groups.remarks():
         tell(remark, 0)
-    needs = memory_needs(config, model, len(groups.names))
+    needs = memory_needs(config, model, params, len(groups.names))
     tell(memory_table(needs), 0)
     return Inputs(base, model, groups, pretraining, needs)
 
@@ -91,7 +99,9 @@ def run(config: Config, inputs: Inputs, out: Run, resume_command: str) -> dict[s
     return found
 
 
-def pretrained(config: Config, groups: Groups, out: Run, resume_command: str):
+def pretrained(
+    config: Config, groups: Groups, out: Run, resume_command: str
+) -> tuple[PyTree, Mesh]:
     """A base trained on text, and the mesh that it lies on."""
     mixer = static(shares(config, groups))
     trained = train_language_model(config.language_model(), mixer, out, groups, resume_command)
@@ -163,7 +173,7 @@ def _read_groups(
     return text, with_repeats(groups) if config.recall else groups
 
 
-def _check(config: Config, base: TransformerConfig) -> None:
+def _check(config: Config, base: TransformerConfig, params: PyTree) -> None:
     """Refuse what does not fit the base; nothing is computed."""
     for layer in base.pattern:
         if layer.attention != "softmax":
@@ -174,7 +184,7 @@ def _check(config: Config, base: TransformerConfig) -> None:
                 f" transfer would teach what the base does not do; got {config.data.length}"
             )
     for kind in config.swap.attention:
-        model, shapes = abstract_linearized(config, base, kind)
+        model, shapes = abstract_linearized(config, base, params, kind)
         lora_paths(replace(model, lora=config.tune.lora), shapes, config.tune.lora)
         check_export(config, model)
         if not split_maps(shapes)[0]:

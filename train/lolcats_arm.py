@@ -1,5 +1,6 @@
 """One kind of attention in place of softmax: both steps, the control, and what came of each."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -8,8 +9,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
-from jlab.data import Groups, MixtureLoader, evaluation_batches
+from jlab.data import Batch, Groups, MixtureLoader, evaluation_batches
 from jlab.linearize import (
+    LinearizedKind,
     join_maps,
     layer_report,
     linearize,
@@ -22,12 +24,12 @@ from jlab.linearize import (
 )
 from jlab.mixing import static
 from jlab.nn import TransferConfig, TransformerConfig, flops_per_token, lora_init
-from jlab.training.language import make_evaluate
+from jlab.training.language import GroupLosses, make_evaluate
 from jlab.training.mesh import batch_rows, shard_params
-from jlab.training.partial import Stage, train_part
+from jlab.training.partial import LossOf, Stage, StageConfig, train_part
 from jlab.training.run import Run
 from train.lolcats_blocks import Cut, transfer_by_block
-from train.lolcats_config import Attention, Config, TuneStage
+from train.lolcats_config import Config, TuneStage
 from train.lolcats_export import export
 
 _REPORTED = 16  # windows per group behind the report of layers, which looks at all pairs of tokens
@@ -52,21 +54,15 @@ class Base(NamedTuple):
         windows = config.test_windows if split == "test" else config.eval_windows
         return self._evaluate(model, split, windows)(variables).loss.tolist()
 
-    def linearized(self, kind: Attention) -> tuple[TransformerConfig, PyTree]:
+    def linearized(self, kind: LinearizedKind) -> tuple[TransformerConfig, PyTree]:
         """The base with other attention: its weights, and maps that are not trained yet."""
-        swap = self.config.swap
-        model, params = linearize(
-            self.model,
-            self.params,
-            kind,
-            window=swap.window,
-            feature_map=swap.feature_map,
-            affine=swap.affine,
-            softmax_layers=swap.softmax_layers,
-        )
+        settings = self.config.swap.settings()
+        model, params = linearize(self.model, self.params, kind, **settings)
         return model, shard_params(params, self.mesh)
 
-    def stage(self, config, model: TransformerConfig, loss_of, frozen: PyTree) -> Stage:
+    def stage(
+        self, config: StageConfig, model: TransformerConfig, loss_of: LossOf, frozen: PyTree
+    ) -> Stage:
         """What a part of `model` is trained on; it is judged by the whole model's next tokens."""
         document_mask = self.config.data.document_mask
         seed = self.config.seed
@@ -85,18 +81,20 @@ class Base(NamedTuple):
             seed=seed,
         )
 
-    def batches(self, split: str, windows: int) -> list:
+    def batches(self, split: str, windows: int) -> list[Batch]:
         """The first so many windows of every group, in batches of the second step's size."""
         size, mask = self.config.tune.batch_size, self.config.data.document_mask
         return list(evaluation_batches(getattr(self.groups, split), size, windows, mask))
 
-    def _evaluate(self, model: TransformerConfig, split: str, windows: int):
+    def _evaluate(
+        self, model: TransformerConfig, split: str, windows: int
+    ) -> Callable[[PyTree], GroupLosses]:
         rows = batch_rows(self.config.tune.batch_size, self.mesh)
         batches, m = self.batches(split, windows), len(self.groups.names)
         return make_evaluate(model, batches, m, self.mesh, rows, variables=lambda given: given)
 
 
-def linearized_arm(base: Base, kind: Attention, out: Run) -> dict[str, Any]:
+def linearized_arm(base: Base, kind: LinearizedKind, out: Run) -> dict[str, Any]:
     """Transfer, low-rank updates, the control; test losses of all on the way."""
     config = base.config
     model, params = base.linearized(kind)

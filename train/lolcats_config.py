@@ -5,14 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jlab.data import InstructionConfig
-from jlab.linearize import TransferLoss
-from jlab.nn import FeatureMapConfig, LoRASpec
+from jlab.linearize import SwapConfig, TransferLoss
+from jlab.nn import LoRASpec
 from jlab.training.config import check_least
 from jlab.training.language_config import LanguageModelConfig
 from jlab.training.optim import OptimConfig
 from jlab.training.partial import StageConfig
-
-Attention = Literal["hybrid_terrace", "hybrid_sliding", "linear"]
 
 
 def _adam(learning_rate: float) -> OptimConfig:
@@ -29,30 +27,6 @@ def _adam(learning_rate: float) -> OptimConfig:
         b2=0.999,
         clip_norm=0.0,
     )
-
-
-@dataclass(frozen=True)
-class SwapConfig:
-    """What takes the place of softmax attention."""
-
-    attention: tuple[Attention, ...] = ("hybrid_terrace",)
-    """Kinds to compare, each from the same base."""
-    window: int = 64
-    """Tokens per block of the terrace, or of the sliding window; below data.length."""
-    feature_map: FeatureMapConfig = field(default_factory=FeatureMapConfig)
-    """The learned maps."""
-    affine: bool = False
-    """Weigh the linear part by 1 - g, g that of the window; otherwise by 1."""
-    softmax_layers: tuple[int, ...] = ()
-    """Numbers of layers that stay as they are."""
-
-    def __post_init__(self):
-        if not self.attention or len(set(self.attention)) < len(self.attention):
-            got = " ".join(self.attention) or "none"
-            raise ValueError(f"attention must be different kinds, at least one; got {got}")
-        check_least(self, {"window": 1})
-        if len(set(self.softmax_layers)) < len(self.softmax_layers):
-            raise ValueError(f"softmax_layers must be different ones; got {self.softmax_layers}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +63,7 @@ class Config(LanguageModelConfig):
     """The base, what replaces its attention, and both steps.
 
     `model`, `optimizer`, `loop`, `batch_size`, `accumulate` and `z_loss` are of a base that is
-    trained here.
+    trained here. Any base computes in `model.dtype`; one that is read is also held in it.
     """
 
     base: str = ""

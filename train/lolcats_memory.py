@@ -10,7 +10,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jlab.data.batch import Batch
-from jlab.linearize import block_step, linearize, split_maps, transfer_step, tuning_step
+from jlab.linearize import (
+    LinearizedKind,
+    block_step,
+    linearize,
+    split_maps,
+    transfer_step,
+    tuning_step,
+)
 from jlab.nn import TransferConfig, Transformer, TransformerConfig, lora_init, take_stack
 from jlab.training.mesh import make_mesh, param_shardings
 from jlab.training.partial import LossOf, StageConfig, part_shapes, part_step
@@ -40,16 +47,19 @@ def memory_table(needs: list[Need]) -> str:
     return markdown_table(head, rows)
 
 
-def memory_needs(config: Config, base: TransformerConfig, groups: int) -> list[Need]:
+def memory_needs(
+    config: Config, base: TransformerConfig, params: PyTree, groups: int
+) -> list[Need]:
     """What each way to train the first kind of attention takes, by the compiler's account.
 
     Args:
       config: of the run.
       base: the model to linearize.
+      params: its parameters, or just their shapes.
       groups: number of groups.
     """
     mesh, swap, stage, tune = make_mesh(config.mesh), config.swap, config.transfer, config.tune
-    model, params = abstract_linearized(config, base, swap.attention[0])
+    model, params = abstract_linearized(config, base, params, swap.attention[0])
     params = _placed(params, mesh)
     taught = replace(model, transfer=TransferConfig(weights=stage.loss.xent_factor != 0))
     adapted = replace(model, lora=tune.lora)
@@ -84,24 +94,27 @@ def memory_needs(config: Config, base: TransformerConfig, groups: int) -> list[N
     ]
 
 
+def initial_shapes(base: TransformerConfig) -> PyTree:
+    """The parameters of a base that is to be trained, as shapes."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(Transformer(base).init, jax.random.key(0), tokens)["params"]
+
+
 def abstract_linearized(
-    config: Config, base: TransformerConfig, kind: str
+    config: Config, base: TransformerConfig, params: PyTree, kind: LinearizedKind
 ) -> tuple[TransformerConfig, PyTree]:
-    """The linearized model's config, and the shapes of its parameters.
+    """The linearized model's config, and shapes and types of its parameters.
+
+    Args:
+      config: of the run.
+      base: the model to linearize.
+      params: its parameters, or just their shapes.
+      kind: of attention.
 
     Raises:
       ValueError: what `linearize` refuses.
     """
-    swap = config.swap
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    params = jax.eval_shape(Transformer(base).init, jax.random.key(0), tokens)["params"]
-    settings = {
-        "window": swap.window,
-        "feature_map": swap.feature_map,
-        "affine": swap.affine,
-        "softmax_layers": swap.softmax_layers,
-    }
-    return _shapes(lambda p: linearize(base, p, kind, **settings), params)
+    return _shapes(lambda p: linearize(base, p, kind, **config.swap.settings()), params)
 
 
 def _shapes(

@@ -26,7 +26,16 @@ _MAP = {field.name: type(field.default) for field in fields(FeatureMapConfig)}
 
 
 def softmax_layer(layer: LayerConfig) -> LayerConfig:
-    """The layer with plain softmax attention, as `write_linearized` wants it for its base."""
+    """The layer with plain softmax attention, as `write_linearized` wants it for its base.
+
+    Raises:
+      ValueError: its linear branch is switched off, which no field of the file says.
+    """
+    if not layer.far:
+        raise ValueError(
+            "layer.far must be true in a saved model: false is for measuring what a model owes to"
+            " its linear branch; got False"
+        )
     return replace(layer, **_SOFTMAX)
 
 

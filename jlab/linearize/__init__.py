@@ -26,7 +26,7 @@ from jlab.linearize.pack import pack_released
 from jlab.linearize.parts import join_maps, split_maps, with_trained
 from jlab.linearize.released import released_attention, released_masks
 from jlab.linearize.report import layer_report
-from jlab.linearize.swap import linearize
+from jlab.linearize.swap import LinearizedKind, SwapConfig, linearize
 from jlab.linearize.transfer import measure_transfer, transfer_loss
 from jlab.nn.feature_maps import adapter_map, feature_map, identity_maps, uniform_maps
 from jlab.nn.linear_attention import LinearState, linear_attention
@@ -36,6 +36,8 @@ __all__ = [
     "Decoding",
     "HybridState",
     "LinearState",
+    "LinearizedKind",
+    "SwapConfig",
     "TransferLoss",
     "adapter_map",
     "block_step",

@@ -1,7 +1,8 @@
 """The same weights with one of the two branches of hybrid attention switched off.
 
-Hybrids tend to live on their window (arXiv 2510.05901). A model that reads no worse without its
-linear branch carries nothing in it; one that reads no worse without its window needs none.
+Hybrids tend to live on their window (arXiv 2510.05901, abstract). A model that reads no worse
+without its linear branch carries nothing in it; one that reads no worse without its window needs
+none.
 """
 
 from collections.abc import Callable

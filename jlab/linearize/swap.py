@@ -1,7 +1,8 @@
 """A pretrained transformer with other attention in place of its softmax."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,44 @@ from jlab.nn import (
     get_layer,
     restack,
 )
-from jlab.nn.config import AttentionKind
+from jlab.training.config import check_least
 
+LinearizedKind = Literal["hybrid_terrace", "hybrid_sliding", "linear"]
 _MAPS = FeatureMapConfig()
+
+
+@dataclass(frozen=True)
+class SwapConfig:
+    """What takes the place of softmax attention."""
+
+    attention: tuple[LinearizedKind, ...] = ("hybrid_terrace",)
+    """Kinds to compare, each from the same base."""
+    window: int = 64
+    """Tokens per block of the terrace, or of the sliding window; below data.length."""
+    feature_map: FeatureMapConfig = field(default_factory=FeatureMapConfig)
+    """The learned maps."""
+    affine: bool = False
+    """Weigh the linear part by 1 - g, g that of the window; otherwise by 1."""
+    softmax_layers: tuple[int, ...] = ()
+    """Numbers of layers that stay as they are."""
+
+    def __post_init__(self):
+        if not self.attention or len(set(self.attention)) < len(self.attention):
+            got = " ".join(self.attention) or "none"
+            raise ValueError(f"attention must be different kinds, at least one; got {got}")
+        check_least(self, {"window": 1})
+        if len(set(self.softmax_layers)) < len(self.softmax_layers):
+            raise ValueError(f"softmax_layers must be different ones; got {self.softmax_layers}")
+
+    def settings(self) -> dict[str, Any]:
+        """What all kinds share, as the keyword arguments of `linearize`."""
+        return {name: value for name, value in vars(self).items() if name != "attention"}
 
 
 def linearize(
     config: TransformerConfig,
     params: PyTree,
-    attention: AttentionKind = "hybrid_terrace",
+    attention: LinearizedKind = "hybrid_terrace",
     *,
     window: int | None = 64,
     feature_map: FeatureMapConfig = _MAPS,

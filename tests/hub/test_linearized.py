@@ -195,6 +195,17 @@ def test_any_mix_of_layers_is_read_as_it_was_written(changes, base):
     assert replace(read, pattern=layers, repeats=1) == config
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_model_with_its_linear_branch_off_is_not_saved(tmp_path, layers):
+    """Read again it would have both branches."""
+    off = hybrid("sliding", 2, "linear") | {"far": False}
+    config = mixed("llama", *[{}] * (layers - 1), off)
+    message = "^layer.far must be true in a saved model: false is for measuring .*; got False$"
+    with pytest.raises(ValueError, match=message):
+        save_hf(tmp_path / "model", config, random_params(config))
+    assert not (tmp_path / "model").exists()
+
+
 def test_nothing_takes_it_for_a_softmax_model(tmp_path):
     config = LINEARIZED["repeated"]
     save_hf(tmp_path, config, random_params(config))

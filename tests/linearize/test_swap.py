@@ -1,5 +1,6 @@
 """A softmax model with other attention in its place."""
 
+import inspect
 from dataclasses import replace
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jlab.linearize import linearize
+from jlab.linearize import SwapConfig, linearize
 from jlab.nn import FeatureMapConfig, Transformer, count_params
 from tests.nn.models import CONFIG, random_params, random_tokens
 
@@ -49,6 +50,31 @@ def test_a_window_over_the_whole_text_is_the_softmax_model(attention):
     found = Transformer(config).apply({"params": params}, tokens).logits
     expected = Transformer(full).apply({"params": random_params()}, tokens).logits
     np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+def test_a_swap_has_every_argument_of_linearize_and_its_defaults():
+    parameters = inspect.signature(linearize).parameters.values()
+    keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert SwapConfig().settings() == keywords
+    swap = SwapConfig(window=3, feature_map=FeatureMapConfig("relu"), affine=True)
+    config, _ = swapped("hybrid_sliding", **replace(swap, softmax_layers=(1,)).settings())
+    found = [(x.attention, x.window, x.feature_map, x.affine) for x in config.pattern]
+    assert found[0] == found[2] == found[3] == ("hybrid_sliding", 3, swap.feature_map, True)
+    assert config.pattern[1] == CONFIG.pattern[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attention": ()}, "attention must be different kinds, at least one; got none"),
+        ({"attention": ("linear",) * 2}, "attention must be different kinds, .*; got linear li"),
+        ({"window": 0}, "window must be >= 1; got 0"),
+        ({"softmax_layers": (2, 2)}, r"softmax_layers must be different ones; got \(2, 2\)"),
+    ],
+)
+def test_a_bad_swap_is_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SwapConfig(**fields)
 
 
 @pytest.mark.parametrize(
