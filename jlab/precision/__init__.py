@@ -1,0 +1,36 @@
+"""Post-training quantisation: number formats, and weights rounded to them after training.
+
+`rtn`, `gptq` and `awq` take a kernel `[inputs, outputs]`, rows of the inputs that it will see, a
+format and a group size; they give the kernel as it becomes, its codes, and what they found out.
+
+>>> import jax, jax.numpy as jnp
+>>> from jlab.nn.formats import IntFormat
+>>> kernel = jax.random.normal(jax.random.key(0), (32, 8))
+>>> mix = jax.random.normal(jax.random.key(1), (32, 32))
+>>> x = jax.random.normal(jax.random.key(2), (99, 32)) @ mix
+>>> errors = []
+>>> for method in (rtn, gptq):
+...     rounded, q, _ = method(kernel, x, IntFormat(3), group_size=16)
+...     errors.append(float(jnp.square(x @ (rounded - kernel)).mean()))
+>>> q.codes.dtype.name, q.step.shape, errors[1] < errors[0]
+('int8', (2, 8), True)
+"""
+
+from jlab.nn.quantized import Quantized, cast_steps, dequantize
+from jlab.precision.awq import awq
+from jlab.precision.calibration import Moments, add_rows, moments_init, output_errors
+from jlab.precision.gptq import gptq
+from jlab.precision.rtn import rtn
+
+__all__ = [
+    "Moments",
+    "Quantized",
+    "add_rows",
+    "awq",
+    "cast_steps",
+    "dequantize",
+    "gptq",
+    "moments_init",
+    "output_errors",
+    "rtn",
+]
