@@ -2,6 +2,7 @@
 
 `rtn`, `gptq` and `awq` take a kernel `[inputs, outputs]`, rows of the inputs that it will see, a
 format and a group size; they give the kernel as it becomes, its codes, and what they found out.
+`quantize_model` does so with all linear maps of a transformer.
 
 >>> import jax, jax.numpy as jnp
 >>> from jlab.nn.formats import IntFormat
@@ -20,11 +21,15 @@ from jlab.nn.quantized import Quantized, cast_steps, dequantize
 from jlab.precision.awq import awq
 from jlab.precision.calibration import Moments, add_rows, moments_init, output_errors
 from jlab.precision.gptq import gptq
+from jlab.precision.model import QuantizedModel, quantize_model
+from jlab.precision.report import MapReport
 from jlab.precision.rtn import rtn
 
 __all__ = [
+    "MapReport",
     "Moments",
     "Quantized",
+    "QuantizedModel",
     "add_rows",
     "awq",
     "cast_steps",
@@ -32,5 +37,6 @@ __all__ = [
     "gptq",
     "moments_init",
     "output_errors",
+    "quantize_model",
     "rtn",
 ]

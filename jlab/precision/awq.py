@@ -75,7 +75,7 @@ def awq(
       TypeError, ValueError: one line that names the argument.
 
     Example:
-      >>> x = jax.random.normal(jax.random.key(0), (64, 8)) * jnp.array([9.0] + 7 * [1.0])
+      >>> x = jax.random.normal(jax.random.key(0), (64, 8)) * jnp.array([[9.0, *[1.0] * 7]])
       >>> kernel = jax.random.normal(jax.random.key(1), (8, 4))
       >>> rounded, q, found = awq(kernel, x, IntFormat(3, "awq_asym"))
       >>> bool(found["scales"][0] > found["scales"][1:].max())

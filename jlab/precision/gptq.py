@@ -75,7 +75,7 @@ def gptq(
       TypeError, ValueError: one line that names the argument.
 
     Example:
-      >>> x = jax.random.normal(jax.random.key(0), (64, 8)) @ jnp.full((8, 8), 0.5) + jnp.eye(8)[0]
+      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
       >>> kernel = jax.random.normal(jax.random.key(1), (8, 4))
       >>> rounded, q, found = gptq(kernel, x, IntFormat(3))
       >>> rounded.shape, q.codes.dtype.name, bool(found["fallback"])
