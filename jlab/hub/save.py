@@ -76,12 +76,10 @@ def save_hf(
     if clash:
         raise ValueError(f"fields must not set {clash[0]}, which follows from the config")
     released = tensors.released_tensors(read_family(written), config, shapes)
-    _make_room(directory)
+    make_room(directory)
     _write_weights(directory, flat, released, max_shard_bytes)
     if base is not None:
-        for name in _TOKENIZER_FILES:
-            if (base / name).is_file():
-                shutil.copyfile(base / name, directory / name)
+        copy_tokenizer(base, directory)
     lent = {name: lent[name] for name in _LENT_FIELDS if name in lent}
     dtype = flat["embed", "embedding"].dtype.name
     saved = _NO_TOKENS | _length(config) | lent | fields | written | {"torch_dtype": dtype}
@@ -118,11 +116,23 @@ def _length(config: TransformerConfig) -> dict[str, int]:
     return {"max_position_embeddings": int(rope.original_length * rope.factor)}
 
 
-def _make_room(directory: Path) -> None:
+def make_room(directory: Path) -> None:
+    """Make a folder for a model.
+
+    Raises:
+      FileExistsError: it holds one already.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(directory.iterdir()):
         if path.name == "config.json" or path.suffix == ".safetensors":
             raise FileExistsError(f"{directory} holds a model already: {path.name}")
+
+
+def copy_tokenizer(base: Path, directory: Path) -> None:
+    """What says how text becomes tokens, and where it ends, from one model's folder to another."""
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, directory / name)
 
 
 def _write_weights(
