@@ -22,6 +22,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -34,9 +35,8 @@ from jlab.hub.files import SINGLE, Stored, nbytes, read_tensors, stored_tensors,
 from jlab.hub.packed_kernel import Kernel, describe, layouts, pack, read_kernel, unpack
 from jlab.hub.packed_layout import Part, check_tensors, layout, leaf_name, parts_of
 from jlab.hub.read_config import PACKED_TYPE, read_config
-from jlab.hub.save import check_leaves, copy_tokenizer, make_room
+from jlab.hub.save import TOKEN_FIELDS, check_leaves, config_fields, copy_tokenizer, make_room
 from jlab.hub.source import local_folder
-from jlab.hub.write_config import write_config
 from jlab.nn import TransformerConfig
 from jlab.nn.quantized import Quantized
 
@@ -57,6 +57,7 @@ def save_packed(
     kernels: Mapping[str, Quantized],
     *,
     base: str | Path | None = None,
+    fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sizes:
     """Write a quantised model; `load_packed` and `load_hf` give its parameters back to the bit.
 
@@ -68,20 +69,21 @@ def save_packed(
       params: all parameters, with the numbers that the codes stand for.
       kernels: codes by name, as `jlab.precision.quantize_model` gives them.
       base: folder or hub id of the model that this one comes from, for its tokenizer.
+      fields: more fields of the model, for instance `{"eos_token_id": 0}`.
 
     Raises:
       FileExistsError, ValueError: one line that names the file, kernel or field.
     """
     directory, flat = Path(directory), flatten_dict(dict(params))
     check_leaves("params", flat, tensors.param_shapes(config))
-    parts, fields = parts_of(config), write_config(config)
+    base = None if base is None else local_folder(base)
+    parts, (_, model) = parts_of(config), config_fields(config, base, fields)
     described = {}
     for name, q in kernels.items():
         part = parts.get(leaf_name(name))
         if part is None or not part.kernel:
             raise ValueError(f"kernels: {name} is no kernel of this model")
         described[name] = describe(name, q, part.turned(_take(flat, part)))
-    base = None if base is None else local_folder(base)
     make_room(directory)
     files = {
         name: (flat[parts[name].path].dtype if name in parts else dtypes[0], shape)
@@ -93,7 +95,8 @@ def save_packed(
     if base is not None:
         copy_tokenizer(base, directory)
     packed = {name: asdict(kernel) for name, kernel in described.items()}
-    record = {"model_type": PACKED_TYPE, "model": fields, "packed": packed}
+    tokens = {name: model[name] for name in TOKEN_FIELDS}
+    record = {"model_type": PACKED_TYPE, **tokens, "model": model, "packed": packed}
     (directory / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     dense = sum(nbytes(leaf.dtype, leaf.shape) for leaf in flat.values())
     return Sizes(sum(nbytes(*one) for one in files.values()), dense)

@@ -51,12 +51,11 @@ def code_type(fmt: IntFormat | FloatFormat) -> jnp.dtype | None:
     return jnp.dtype(f"int{size}" if fmt.signed else f"uint{size}")
 
 
+@partial(jax.jit, static_argnums=1)  # one rounding: the same bits, however it is compiled
 def dequantize(
     q: Quantized, dtype: jnp.dtype | str | None = None
 ) -> Float[Array, "inputs outputs"]:
     """The numbers that the codes stand for, to the bit the same wherever they are computed.
-
-    A whole number times a step rounds once, whatever a compiler makes of it.
 
     Args:
       q: the codes and their grids.
@@ -73,6 +72,8 @@ def cast_steps(q: Quantized, dtype: jnp.dtype | str) -> Quantized:
 
     Steps that it cannot hold become its nearest number that is not 0 and finite.
     """
+    if q.step.dtype == jnp.dtype(dtype):
+        return q
     limits = jnp.finfo(dtype)
     step = jnp.clip(q.step, float(limits.smallest_subnormal), float(limits.max))
     return replace(q, step=step.astype(dtype))

@@ -24,17 +24,20 @@ from jlab.precision.gptq import gptq
 from jlab.precision.model import QuantizedModel, quantize_model
 from jlab.precision.report import MapReport
 from jlab.precision.rtn import rtn
+from jlab.precision.size import Size, model_size
 
 __all__ = [
     "MapReport",
     "Moments",
     "Quantized",
     "QuantizedModel",
+    "Size",
     "add_rows",
     "awq",
     "cast_steps",
     "dequantize",
     "gptq",
+    "model_size",
     "moments_init",
     "output_errors",
     "quantize_model",

@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jlab.nn.formats import BlockFormat, FloatFormat, Format, IntFormat
 from jlab.nn.quant import Grid, block_step, decode, encode, make_grid, split_axis
@@ -125,5 +125,10 @@ def check_finite(name: str, x: Float[Array, "..."]) -> None:
     Raises:
       ValueError: one line.
     """
-    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+    if not isinstance(x, jax.core.Tracer) and not _all_finite(x):
         raise ValueError(f"{name} must be finite; got NaN or infinity")
+
+
+@jax.jit
+def _all_finite(x: Float[Array, "..."]) -> Bool[Array, ""]:
+    return jnp.isfinite(x).all()
