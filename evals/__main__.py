@@ -8,6 +8,7 @@ EVALS = {
     "perplexity": "perplexity and bits per byte of every group, for a run folder",
     "mixing_laws": "mixing laws fitted to a table of runs, judged, and their best mixture",
     "linearized": "linearized models beside their base: perplexity, branches, layers, decoding",
+    "quantized": "a model after RTN, GPTQ or AWQ at several precisions: perplexity, bytes, errors",
     "coverage": "coverage of repeated samples, its law and forecast, of a run or a table",
     "gsm8k": "repeated samples of GSM8K problems: coverage, its law, majority vote",
     "humaneval": "repeated samples of HumanEval tasks, run in the sandbox: coverage and its law",

@@ -1,14 +1,11 @@
 """What `python -m evals linearized` measures of one model, kept under what decides it.
 
-A window's key is made from the model's weights, the branches that read, the window's group and
-number, and its tokens, targets and mask. Batches are always the same ones, and one of which a
-window is missing is computed again as a whole: so a number does not depend on where a call was
-stopped.
+A window's key is made from the model's weights, the branches that read, and the window
+(`evals.window_sums`).
 """
 
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +14,7 @@ from jaxtyping import Float
 from evals.linearized_inputs import Subject
 from evals.linearized_plan import Entry
 from evals.linearized_windows import Windows, digests
+from evals.window_sums import finite, mean_losses, number, window_sums
 from jlab.jobs.results import Store
 from jlab.linearize import (
     Decoding,
@@ -26,9 +24,6 @@ from jlab.linearize import (
     without_window,
 )
 from jlab.nn import TransformerConfig
-from jlab.sampling.meter import Meter
-from jlab.training.language import make_row_sums
-from jlab.training.mesh import put_batch
 from jlab.training.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -65,7 +60,7 @@ def measure(
         n for n in range(subject.config.layers) if pattern[n % len(pattern)].attention != "softmax"
     ]
     losses = {
-        branch: _losses(windows, _window_sums(subject, branch, windows, store, stop))
+        branch: mean_losses(windows, _window_sums(subject, branch, windows, store, stop))
         for branch in (BRANCHES if hybrid else ("both",))
     }
     if depths and subject.entry.stage in ("", "swapped", "transferred"):
@@ -75,51 +70,20 @@ def measure(
     return Measured(subject.entry, losses, layers, depths, decoding)
 
 
-def _losses(
-    windows: Windows, sums: Float[np.ndarray, "windows 2"]
-) -> dict[str, Float[np.ndarray, "n"]]:
-    """Mean loss per target of each group's windows; one that holds no target has none."""
-    real = sums[:, 1] > 0
-    means = sums[:, 0] / np.where(real, sums[:, 1], 1)
-    return {name: means[real & (windows.group == g)] for g, name in enumerate(windows.names)}
-
-
 def _window_sums(
     subject: Subject, branch: str, windows: Windows, store: Store, stop: Callable[[], bool]
 ) -> Float[np.ndarray, "windows 2"]:
     """Nats and number of targets of every window."""
-    row_sums = make_row_sums(BRANCHES[branch](subject.config), subject.mesh)
     title = f"{subject.entry.label}, {branch}"
-    rows = [_rows(subject, branch, windows, place) for place in range(len(windows.batches))]
-    keys = [[store.key(**row) for row in batch] for batch in rows]
-    flat = [key for batch in keys for key in batch]
-    with Meter(title, "windows", len(flat), sum(key in store for key in flat)) as meter:
-        for place, batch in enumerate(windows.batches):
-            if all(key in store for key in keys[place]):
-                continue
-            _go_on(stop, title)
-            found = jax.device_get(row_sums(subject.variables, put_batch(batch, subject.mesh)))
-            nats, targets = (x.tolist() for x in found)
-            for key, row, *sums in zip(keys[place], rows[place], nats, targets, strict=False):
-                if key not in store:
-                    said = {name: row[name] for name in ("branch", "group", "window")}
-                    numbers = {"nats": _finite(sums[0]), "targets": sums[1]}
-                    store.append(key, {"model": subject.entry.label, **said, **numbers})
-                    meter.add()
-    stored = [store[key] for key in flat]
-    return np.array([(_number(row["nats"]), row["targets"]) for row in stored])
-
-
-def _rows(subject: Subject, branch: str, windows: Windows, place: int) -> list[dict[str, Any]]:
-    """What decides the sums of each window of a batch."""
-    batch = windows.batches[place]
-    fixed = {"measure": "window", "model": subject.identity, "branch": branch}
-    return [
-        {**fixed, "group": windows.names[group], "window": int(number), "content": digest}
-        for group, number, digest in zip(
-            batch.group, batch.ids, windows.digests[place], strict=False
-        )
-    ]
+    return window_sums(
+        (BRANCHES[branch](subject.config), lambda: subject.variables, subject.mesh),
+        windows,
+        {"measure": "window", "model": subject.identity, "branch": branch},
+        {"model": subject.entry.label, "branch": branch},
+        store,
+        lambda: _go_on(stop, title),
+        title,
+    )
 
 
 def _layers(
@@ -130,9 +94,9 @@ def _layers(
     if key not in store:
         _go_on(stop, f"{subject.entry.label}, layers")
         found = layer_report(subject.config, subject.variables["params"], windows.layers)
-        found = {name: list(map(_finite, values)) for name, values in found.items()}
+        found = {name: list(map(finite, values)) for name, values in found.items()}
         store.append(key, {"model": subject.entry.label, "layers": found})
-    return {name: list(map(_number, x)) for name, x in store[key]["layers"].items()}
+    return {name: list(map(number, x)) for name, x in store[key]["layers"].items()}
 
 
 def _decoding(
@@ -153,12 +117,3 @@ def _decoding(
 def _go_on(stop: Callable[[], bool], title: str) -> None:
     if stop():
         raise Interrupted(f"stopped at {title}")
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no other numbers; a model that is not trained may overflow."""
-    return value if math.isfinite(value) else None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

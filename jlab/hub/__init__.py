@@ -4,7 +4,8 @@ Llama, Mistral, Qwen2 and GPT-NeoX (Pythia), from safetensors only: nothing in a
 code. Tensors are read one at a time straight into their type and place; what a model has that the
 transformer lacks is refused by name. The tokenizer of the same model is
 `jlab.data.folder_tokenizer(local_folder(source))`. LoRA adapters go in and out as `peft` has them,
-linearized models in folders of our own; what the LoLCATs release has trained comes in.
+linearized and packed quantised models in folders of our own; what the LoLCATs release has trained
+comes in.
 
 >>> import tempfile, jax, jax.numpy as jnp
 >>> from jlab.nn import Transformer, llama
@@ -21,6 +22,7 @@ linearized models in folders of our own; what the LoLCATs release has trained co
 from jlab.hub.chat import ChatTemplate, load_chat_template, stop_ids
 from jlab.hub.load import load_hf
 from jlab.hub.lolcats import load_lolcats
+from jlab.hub.packed import load_packed, save_packed
 from jlab.hub.peft import load_adapter
 from jlab.hub.peft_save import save_adapter
 from jlab.hub.read_config import read_config
@@ -34,10 +36,12 @@ __all__ = [
     "load_chat_template",
     "load_hf",
     "load_lolcats",
+    "load_packed",
     "local_folder",
     "read_config",
     "save_adapter",
     "save_hf",
+    "save_packed",
     "stop_ids",
     "write_config",
 ]

@@ -21,6 +21,7 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+BYTES = {"U8": np.dtype(np.uint8)}  # of packed weights
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -117,7 +118,7 @@ def write_file(
 ) -> None:
     """Write one safetensors file, taking the tensors one by one in the order of `layout`."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # `transformers` asks for it
-    codes = {dtype: code for code, dtype in DTYPES.items()}
+    codes = {dtype: code for code, dtype in (DTYPES | BYTES).items()}
     end = 0
     for name, (dtype, shape) in layout.items():
         start, end = end, end + nbytes(dtype, shape)

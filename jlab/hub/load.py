@@ -15,7 +15,8 @@ from jaxtyping import PyTree
 from jlab.hub import tensors
 from jlab.hub.fields import read_json
 from jlab.hub.files import DTYPES, Stored, read_tensors, stored_tensors
-from jlab.hub.read_config import read_config, read_family
+from jlab.hub.packed import load_packed
+from jlab.hub.read_config import PACKED_TYPE, read_config, read_family
 from jlab.hub.source import local_folder
 from jlab.nn import TransformerConfig
 
@@ -29,7 +30,7 @@ def load_hf(
 ) -> tuple[TransformerConfig, dict[str, Any]]:
     """Config and parameters of a released Llama, Mistral, Qwen2 or GPT-NeoX (Pythia).
 
-    Or of a linearized one, as `save_hf` writes it.
+    Or of a linearized one, as `save_hf` writes it, or a packed one (`save_packed`).
 
     Memory: the parameters and one tensor. The config computes in float32 whatever the type of the
     parameters; `dataclasses.replace(config, dtype="bfloat16")` changes that.
@@ -46,6 +47,8 @@ def load_hf(
     """
     wanted = None if dtype is None else _read_dtype(dtype)
     folder = local_folder(source, revision, weights=True)
+    if read_json(folder / "config.json").get("model_type") == PACKED_TYPE:
+        return _load_packed(folder, wanted, shardings)
     config, family = _read_config(folder / "config.json")
     shapes = tensors.param_shapes(config)
     released = tensors.released_tensors(family, config, shapes)
@@ -61,6 +64,17 @@ def load_hf(
         for (path, row), part in zip(released[name].places, parts, strict=True):
             _put(params, path, row, part, shapes[path], places.get(path))
     return config, unflatten_dict(params)
+
+
+def _load_packed(
+    folder: Path,
+    dtype: np.dtype | None,
+    shardings: Callable[[PyTree[jax.ShapeDtypeStruct]], PyTree[Sharding]] | None,
+) -> tuple[TransformerConfig, dict[str, Any]]:
+    config, params = load_packed(folder)
+    if dtype is not None:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return config, jax.device_put(params, shardings(params)) if shardings else params
 
 
 def _read_dtype(dtype: str | np.dtype) -> np.dtype:

@@ -15,6 +15,7 @@ from jlab.hub.fields import Fields
 from jlab.hub.linearized import BASE_TYPE, MODEL_TYPE, read_linearized
 from jlab.nn import LayerConfig, RopeConfig, TransformerConfig
 
+PACKED_TYPE = "jlab-packed"  # of `jlab.hub.packed`, around the fields of the model itself
 FAMILIES = ("llama", "mistral", "qwen2", "gpt_neox")  # values of `model_type`
 ACTIVATIONS = {
     "silu": "silu",
@@ -43,9 +44,22 @@ _UNSUPPORTED = ("quantization_config", "num_experts", "num_local_experts", "use_
 
 def read_family(released: Mapping[str, Any]) -> str:
     """The `model_type`, one of `FAMILIES`; of a linearized model that of its base."""
+    released = unpacked_fields(released)
     known, fields = {name: name for name in FAMILIES}, Fields(released)
     found = fields.choice("model_type", known | {MODEL_TYPE: None})
     return fields.choice(BASE_TYPE, known) if found is None else found
+
+
+def unpacked_fields(released: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of the model itself, where a `config.json` is that of packed weights."""
+    if released.get("model_type") != PACKED_TYPE:
+        return released
+    model = released.get("model")
+    if not isinstance(model, dict):
+        raise ValueError(
+            f"model must be an object where model_type is {PACKED_TYPE}; got {model!r}"
+        )
+    return model
 
 
 def read_config(released: Mapping[str, Any]) -> TransformerConfig:
@@ -54,6 +68,7 @@ def read_config(released: Mapping[str, Any]) -> TransformerConfig:
     Raises:
       ValueError: one line that names the field, its value and what is allowed.
     """
+    released = unpacked_fields(released)
     fields, family = Fields(released), read_family(released)
     for name in _UNSUPPORTED:
         if released.get(name):

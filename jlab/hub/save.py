@@ -34,9 +34,10 @@ _TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-_LENT_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
+TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_LENT_FIELDS = (*TOKEN_FIELDS, "max_position_embeddings")
 _PARTIAL = ".partial"  # until all weights are written
-_NO_TOKENS = MappingProxyType(dict.fromkeys(_LENT_FIELDS[:3]))
+_NO_TOKENS = MappingProxyType(dict.fromkeys(TOKEN_FIELDS))
 
 
 def save_hf(
@@ -70,22 +71,36 @@ def save_hf(
     shapes = tensors.param_shapes(config)
     check_leaves("params", flat, shapes)
     base = None if base is None else local_folder(base)
+    written, saved = config_fields(config, base, fields)
+    released = tensors.released_tensors(read_family(written), config, shapes)
+    make_room(directory)
+    _write_weights(directory, flat, released, max_shard_bytes)
+    if base is not None:
+        copy_tokenizer(base, directory)
+    saved |= {"torch_dtype": flat["embed", "embedding"].dtype.name}
+    (directory / "config.json").write_text(json.dumps(saved, indent=2) + "\n")
+
+
+def config_fields(
+    config: TransformerConfig, base: Path | None, fields: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of `config.json` that follow from the config, and all of them.
+
+    Args:
+      config: of the model.
+      base: folder of the model that this one comes from, which lends some.
+      fields: more of them.
+
+    Raises:
+      ValueError: no family has this model, or a field follows from the config.
+    """
     lent = {} if base is None else read_json(base / "config.json")
     written = write_config(config, lent.get(BASE_TYPE, lent.get("model_type")))
     clash = sorted(set(fields) & set(written))
     if clash:
         raise ValueError(f"fields must not set {clash[0]}, which follows from the config")
-    released = tensors.released_tensors(read_family(written), config, shapes)
-    _make_room(directory)
-    _write_weights(directory, flat, released, max_shard_bytes)
-    if base is not None:
-        for name in _TOKENIZER_FILES:
-            if (base / name).is_file():
-                shutil.copyfile(base / name, directory / name)
     lent = {name: lent[name] for name in _LENT_FIELDS if name in lent}
-    dtype = flat["embed", "embedding"].dtype.name
-    saved = _NO_TOKENS | _length(config) | lent | fields | written | {"torch_dtype": dtype}
-    (directory / "config.json").write_text(json.dumps(saved, indent=2) + "\n")
+    return written, _NO_TOKENS | _length(config) | lent | fields | written
 
 
 def check_leaves(
@@ -118,11 +133,23 @@ def _length(config: TransformerConfig) -> dict[str, int]:
     return {"max_position_embeddings": int(rope.original_length * rope.factor)}
 
 
-def _make_room(directory: Path) -> None:
+def make_room(directory: Path) -> None:
+    """Make a folder for a model.
+
+    Raises:
+      FileExistsError: it holds one already.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(directory.iterdir()):
         if path.name == "config.json" or path.suffix == ".safetensors":
             raise FileExistsError(f"{directory} holds a model already: {path.name}")
+
+
+def copy_tokenizer(base: Path, directory: Path) -> None:
+    """What says how text becomes tokens, and where it ends, from one model's folder to another."""
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, directory / name)
 
 
 def _write_weights(

@@ -39,6 +39,7 @@ class Linear(nn.Module):
     """The linear map of every projection: `x @ kernel + bias` in the type of `x`.
 
     Variables `a` and `b` of the collection `lora` add `scale * (x @ a) @ b` (see `jlab.nn.lora`).
+    Where the collection `inputs` is mutable, `x` is sown into it.
     """
 
     features: int
@@ -51,6 +52,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b l inputs"]) -> Float[Array, "b l features"]:
         """The map applied to every token."""
+        if not self.is_initializing():
+            self.sow("inputs", "x", x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
         out_type = wide(x.dtype) if self.wide_out else x.dtype

@@ -234,16 +234,19 @@ def _in_blocks(
     missing = -length % fmt.size
     blocks = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
     blocks, inner = split_axis(blocks, axis, fmt.size)
-    size = jnp.abs(blocks).max(inner, keepdims=True)
-    element = fmt.element
-    if fmt.scale is not None:
-        top = element.max if isinstance(element, FloatFormat) else element.highest
-        whole = _nonzero(size.max() / (top * fmt.scale.max))
-        step = _nonzero(round_to(size / top / whole, fmt.scale) * whole)
-    else:
-        step = _power_of_two(size, element)
-    rounded = round_to(blocks / step, element, key) * step
+    step = block_step(blocks, fmt, inner)
+    rounded = round_to(blocks / step, fmt.element, key) * step
     return jax.lax.slice_in_dim(rounded.reshape(_joined(blocks.shape, inner)), 0, length, axis=axis)
+
+
+def block_step(blocks: Float[Array, "..."], fmt: BlockFormat, axis: int) -> Float[Array, "..."]:
+    """What 1 stands for among the elements of each block along `axis`, which is kept as 1."""
+    size, element = jnp.abs(blocks).max(axis, keepdims=True), fmt.element
+    if fmt.scale is None:
+        return _power_of_two(size, element)
+    top = element.max if isinstance(element, FloatFormat) else element.highest
+    whole = _nonzero(size.max() / (top * fmt.scale.max))
+    return _nonzero(round_to(size / top / whole, fmt.scale) * whole)
 
 
 def _power_of_two(

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int
 
 from jlab.nn.block import Layer, scanned_blocks
@@ -60,6 +61,23 @@ def apply_layer(
     position = int(_place(config, layer)[0])
     context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
     return Layer(config, position).apply({"params": layer_params}, x, None, context)[0]
+
+
+def layer_inputs(
+    config: TransformerConfig,
+    layer_params: Params,
+    x: Float[Array, "b l d"],
+    layer: int = 0,
+    positions: Int[Array, "b l"] | None = None,
+    segment_ids: Int[Array, "b l"] | None = None,
+) -> tuple[Float[Array, "b l d"], dict[str, Float[Array, "b l inputs"]]]:
+    """As `apply_layer`; also what each linear map of the layer reads: `attn.q_proj` and so on."""
+    position = int(_place(config, layer)[0])
+    context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
+    variables = {"params": layer_params}
+    (y, _), sown = Layer(config, position).apply(variables, x, None, context, mutable="inputs")
+    read = flatten_dict(sown["inputs"])
+    return y, {".".join(path[:-1]): inputs for path, inputs in read.items()}
 
 
 def take_stack(
