@@ -16,6 +16,7 @@ _SUBPACKAGES = (
     "linearize",
     "mixing",
     "nn",
+    "precision",
     "sampling",
     "stats",
     "training",

@@ -1,0 +1,65 @@
+"""Precision: what training and serving in few bits does to a language model's loss.
+
+Trained in P bits a model acts as if it had fewer parameters, N_eff = N (1 - exp(-P/gamma + n)) per
+part that is quantised; quantised after training it loses more the longer it was trained, so that
+tokens can hurt. One law says how to divide a budget among parameters, tokens and bits:
+
+    >>> law = ScalingLaw(PUBLISHED)
+    >>> law.loss(220e6, 26e9).round(3), law.loss(220e6, 26e9, Pw=8, Pa=8, Pkv=8).round(3)
+    (np.float64(3.197), np.float64(3.227))
+    >>> f"{critical_tokens(220e6, 4):.2g} tokens, then quantising to 4 bits makes more of them hurt"
+    '5.7e+10 tokens, then quantising to 4 bits makes more of them hurt'
+    >>> N, D, P = compute_optimal(1e21)
+    >>> f"{N:.2g} parameters, {D:.2g} tokens, {P:.1f} bits"
+    '5.3e+09 parameters, 7.1e+10 tokens, 7.0 bits'
+
+Source: Kumar, Ankner et al., "Scaling Laws for Precision", ICLR 2025 (arXiv 2411.04330).
+"""
+
+from jlab.precision.float_law import float_type_loss
+from jlab.precision.law import (
+    chinchilla,
+    critical_tokens,
+    effective_parameters,
+    empirical_effective_parameters,
+    fraction,
+    ptq_degradation,
+    robustification,
+)
+from jlab.precision.law_forms import FORMS, Form, Inputs
+from jlab.precision.optimum import (
+    Allocation,
+    compute_optimal,
+    joint_fraction,
+    optimal_precision,
+    optimal_precision_fixed_params,
+    optimal_size,
+    tokens_of_loss,
+)
+from jlab.precision.published import FLOAT_TYPE, PUBLISHED, PUBLISHED_FLOAT
+from jlab.precision.scaling_law import ScalingLaw
+
+__all__ = [
+    "FLOAT_TYPE",
+    "FORMS",
+    "PUBLISHED",
+    "PUBLISHED_FLOAT",
+    "Allocation",
+    "Form",
+    "Inputs",
+    "ScalingLaw",
+    "chinchilla",
+    "compute_optimal",
+    "critical_tokens",
+    "effective_parameters",
+    "empirical_effective_parameters",
+    "float_type_loss",
+    "fraction",
+    "joint_fraction",
+    "optimal_precision",
+    "optimal_precision_fixed_params",
+    "optimal_size",
+    "ptq_degradation",
+    "robustification",
+    "tokens_of_loss",
+]
