@@ -16,7 +16,10 @@ tokens can hurt. One law says how to divide a budget among parameters, tokens an
 Source: Kumar, Ankner et al., "Scaling Laws for Precision", ICLR 2025 (arXiv 2411.04330).
 """
 
+from jlab.precision.fit_law import Fitted, bootstrap_law, fit
+from jlab.precision.fit_solve import fit_degradation
 from jlab.precision.float_law import float_type_loss
+from jlab.precision.held_out import HeldOut, held_out
 from jlab.precision.law import (
     chinchilla,
     critical_tokens,
@@ -36,8 +39,11 @@ from jlab.precision.optimum import (
     optimal_size,
     tokens_of_loss,
 )
+from jlab.precision.plan import Planned, plan
 from jlab.precision.published import FLOAT_TYPE, PUBLISHED, PUBLISHED_FLOAT
 from jlab.precision.scaling_law import ScalingLaw
+from jlab.precision.table import Table, read_table
+from jlab.precision.write_table import write_table
 
 __all__ = [
     "FLOAT_TYPE",
@@ -45,21 +51,32 @@ __all__ = [
     "PUBLISHED",
     "PUBLISHED_FLOAT",
     "Allocation",
+    "Fitted",
     "Form",
+    "HeldOut",
     "Inputs",
+    "Planned",
     "ScalingLaw",
+    "Table",
+    "bootstrap_law",
     "chinchilla",
     "compute_optimal",
     "critical_tokens",
     "effective_parameters",
     "empirical_effective_parameters",
+    "fit",
+    "fit_degradation",
     "float_type_loss",
     "fraction",
+    "held_out",
     "joint_fraction",
     "optimal_precision",
     "optimal_precision_fixed_params",
     "optimal_size",
+    "plan",
     "ptq_degradation",
+    "read_table",
     "robustification",
     "tokens_of_loss",
+    "write_table",
 ]
