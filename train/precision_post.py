@@ -11,6 +11,7 @@ from jlab.data import Groups, evaluation_batches
 from jlab.data.batch import Batch
 from jlab.nn import TransformerConfig
 from jlab.nn.formats import IntFormat, parse_format
+from jlab.precision import quantize_model
 from jlab.training.config import check_least
 from jlab.training.language_config import LanguageModelConfig
 from jlab.training.language_model import make_evaluator
@@ -80,10 +81,10 @@ class PostTraining:
             weights = quantize_model(
                 self._model,
                 params,
-                parse_format(name),
+                self._calibration,
                 method,
-                batches=self._calibration,
-                group_size=self.post.group_size,
+                parse_format(name),
+                self.post.group_size,
             ).params
             loss = self._rounded(weights)
             found["post"].append({"method": method, "format": name, "loss": loss})
@@ -125,39 +126,13 @@ def check_groups(model: TransformerConfig, post: PostConfig) -> None:
                 )
 
 
-def calibration(
-    config: LanguageModelConfig, groups: Groups, post: PostConfig
-) -> Sequence[Batch] | None:
-    """The first training windows of every group; None where no method wants any."""
+def calibration(config: LanguageModelConfig, groups: Groups, post: PostConfig) -> Sequence[Batch]:
+    """The first training windows of every group; none where no method wants any."""
     if set(post.methods) <= {"rtn"}:
-        return None
+        return ()
     split = groups.train
     return list(
         evaluation_batches(
             split, config.batch_size, post.calibration_windows, config.data.document_mask
         )
     )
-
-
-import jax
-from jlab.nn.quant import fake_quant
-from typing import NamedTuple
-
-
-class R(NamedTuple):
-    params: Any
-
-
-def quantize_model(model, params, fmt, method, batches=None, group_size=None):
-    return R(_q(params, fmt))
-
-
-from functools import partial
-
-
-@partial(jax.jit, static_argnums=1)
-def _q(params, fmt):
-    def leaf(path, x):
-        return fake_quant(x, fmt, axis=-2) if path[-1].key == "kernel" else x
-
-    return {**params, "blocks": jax.tree_util.tree_map_with_path(leaf, params["blocks"])}

@@ -16,7 +16,7 @@ from jlab.data.groups import Progress
 from jlab.jobs.workers import run_workers
 from jlab.mixing import stratified
 from jlab.nn.formats import parse_format
-from jlab.precision.write_table import write_table
+from jlab.precision import write_table
 from jlab.training.config import check_least, to_dict
 from jlab.training.estimate import estimate
 from jlab.training.language_config import LanguageModelConfig

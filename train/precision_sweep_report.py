@@ -181,8 +181,8 @@ def _decay(excess: dict[str, list[float]], bits: Mapping) -> list[str]:
     sure = {
         name: float(np.mean(values))
         for name, values in excess.items()
-        if np.mean(values) > SURE * (np.std(values, ddof=1) if len(values) > 1 else 0)
-        / np.sqrt(len(values))
+        if np.mean(values)
+        > SURE * (np.std(values, ddof=1) if len(values) > 1 else 0) / np.sqrt(len(values))
     }
     if len(sure) < 2:
         return ["-", "-", " ".join(sure)]

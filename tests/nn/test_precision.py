@@ -25,7 +25,9 @@ def at(**fields):
 
 
 def logits(config, params=None, tokens=TOKENS):
-    return np.asarray(run(config, random_params(CONFIG) if params is None else params, tokens).logits)
+    return np.asarray(
+        run(config, random_params(CONFIG) if params is None else params, tokens).logits
+    )
 
 
 def kernels(params, function):

@@ -1,0 +1,242 @@
+"""The arithmetic of a fit: many resamplings of the runs at once, each from several starts.
+
+First the trained models, residual log L^ - log L, by Huber loss; then how quantisation raises
+their losses, residual log delta^ - log delta, by least squares; at last, if asked, both together
+on the losses of all rows. Minimised by Levenberg-Marquardt under vmap in float64 (the paper names
+no optimiser; Hoffmann et al. 2022 minimise the same sum of Huber losses by L-BFGS).
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jlab.precision.fit_layout import (
+    Layout,
+    beside,
+    complete,
+    in_plain_units,
+    loss_starts,
+    rise_starts,
+)
+from jlab.precision.fit_runs import Runs
+from jlab.precision.law import FLOOR, Params
+from jlab.precision.law_forms import FORMS, Inputs
+from jlab.stats import multistart_fit
+from jlab.stats.fit import MAX_STEPS
+
+AGAIN = 2  # starts of a refit: the fit itself, and beside it
+REFIT_STEPS = 50  # of one: flat directions may go on for hundreds without moving a prediction
+
+
+class Problem(NamedTuple):
+    """A form, the numbers to turn, and how to judge them."""
+
+    form: str
+    loss: Layout
+    rise: Layout | None
+    joint: bool
+    huber: float
+
+
+class Solution(NamedTuple):
+    """Numbers of both layouts, a row per resampling."""
+
+    loss: Float[np.ndarray, "groups d"]
+    rise: Float[np.ndarray, "groups e"] | None
+    objective: Float[np.ndarray, "groups"]  # sum of the Huber losses of the last fit by them
+
+    def params(self, problem: Problem, runs: Runs, group: int = 0) -> dict[str, float]:
+        """Parameters of one resampling, for N and D as plain counts; NaN where no run tells."""
+        found = problem.loss.params(self.loss[group])
+        if self.rise is not None:
+            found |= problem.rise.params(self.rise[group])
+        plain = in_plain_units(found, runs.units)
+        return {k: float(v) for k, v in complete(FORMS[problem.form], plain).items()}
+
+
+def solve(problem: Problem, runs: Runs, starts: int) -> Solution:
+    """Fit all runs, from `starts` places."""
+    form = FORMS[problem.form]
+    begin = loss_starts(form, problem.loss, starts, runs.inputs, runs.loss)
+    rise = None
+    if problem.rise is not None:
+        rise = rise_starts(problem.rise, starts, runs.rise[runs.usable])
+    return _solve(problem, runs, [np.arange(len(runs.loss))], (begin, rise), MAX_STEPS)
+
+
+def resolve(
+    problem: Problem, runs: Runs, groups: list[Int[np.ndarray, "rows"]], near: Solution
+) -> Solution:
+    """Fit other choices of the runs, with repetitions, from near an earlier solution."""
+    rise = None if near.rise is None else beside(near.rise[0], AGAIN)
+    return _solve(problem, runs, groups, (beside(near.loss[0], AGAIN), rise), REFIT_STEPS)
+
+
+def _solve(problem, runs, groups, begin, steps) -> Solution:
+    rows, kept = _padded(groups)
+    found = multistart_fit(
+        loss_residuals(problem.form, problem.loss),
+        np.broadcast_to(begin[0], (len(groups), *begin[0].shape)),
+        runs.inputs[rows],
+        np.log(runs.loss[rows]),
+        kept,
+        huber=problem.huber,
+        data_axes=(0, 0, 0),
+        max_steps=steps,
+    )
+    solution = Solution(found.params, None, found.cost)
+    if problem.rise is None:
+        return solution
+    rise = _solve_rise(problem, runs, groups, solution, begin[1], steps)
+    solution = solution._replace(rise=rise)
+    return _solve_jointly(problem, runs, groups, solution, steps) if problem.joint else solution
+
+
+def _solve_rise(problem, runs, groups, solution, begin, steps) -> Float[np.ndarray, "groups e"]:
+    owned = _owned(runs, runs.usable)
+    rows, kept = _padded([np.concatenate([owned[run] for run in group]) for group in groups])
+    if "C" not in FORMS[problem.form].post:
+        return _solve_linear_rise(problem, runs, rows, kept)
+    return multistart_fit(
+        rise_residuals(problem.form, problem.loss, problem.rise),
+        np.broadcast_to(begin, (len(groups), *begin.shape)),
+        solution.loss,
+        runs.post_inputs[rows],
+        np.log(runs.rise[rows]),
+        kept,
+        data_axes=(0, 0, 0, 0),
+        max_steps=steps,
+    ).params
+
+
+def _solve_linear_rise(problem, runs, rows, kept) -> Float[np.ndarray, "groups 4"]:
+    """log delta is linear in what Equation 2 turns, but for signs and the logarithm of each."""
+    found = []
+    for its, weight in zip(rows, kept, strict=True):
+        chosen = its[weight > 0]
+        x = Inputs(*runs.post_inputs[chosen].T)
+        params = fit_degradation(x.N, x.D, x.Ppost, runs.rise[chosen])
+        found.append(problem.rise.theta(params))
+    return np.stack(found)
+
+
+def fit_degradation(
+    N: Float[np.ndarray, "rows"],
+    D: Float[np.ndarray, "rows"],
+    Ppost: Float[np.ndarray, "rows"],
+    rise: Float[np.ndarray, "rows"],
+) -> Params:
+    """Equation 2 by least squares on log delta, which is exact.
+
+    Returns C_T, gamma_D, gamma_N and gamma_post; C_T and b cannot be told apart, so that b is 0 and
+    C_T is C_T e^b.
+
+    Args:
+        N: parameters of each quantised model.
+        D: tokens that it was trained on.
+        Ppost: bits it was quantised to.
+        rise: of the loss; rows where it is not positive are left out.
+
+    Raises:
+        ValueError: positive rows that do not determine the four.
+    """
+    rise = np.asarray(rise, np.float64)
+    kept = rise > 0
+    columns = np.stack([np.ones(len(rise)), np.log(D), -np.log(N), -np.asarray(Ppost, float)], 1)
+    found, _, rank, _ = np.linalg.lstsq(columns[kept], np.log(rise[kept]), rcond=None)
+    if rank < 4:
+        raise ValueError(
+            "the degradation needs rows that rise, of at least 2 different N, D and Ppost; "
+            f"got {int(kept.sum())} rows"
+        )
+    height, gamma_D, gamma_N, fall = map(float, found)
+    fall = max(fall, 1e-9)  # bits that change nothing, or make it worse: no finite gamma_post
+    return {
+        "C_T": math.exp(height),
+        "gamma_D": gamma_D,
+        "gamma_N": gamma_N,
+        "gamma_post": 1 / fall,
+        "b": 0.0,
+    }
+
+
+def _solve_jointly(problem, runs, groups, solution, steps) -> Solution:
+    both = np.concatenate([solution.loss, solution.rise], axis=1)
+    starts = np.stack([beside(theta, AGAIN) for theta in both])
+    n = len(runs.loss)
+    inputs = np.concatenate([runs.inputs, runs.post_inputs])
+    loss = np.concatenate([runs.loss, runs.post_loss])
+    owned = _owned(runs, np.ones(len(runs.rise), bool))
+    rows, kept = _padded(
+        [np.concatenate([group, *(n + owned[run] for run in group)]) for group in groups]
+    )
+    found = multistart_fit(
+        total_residuals(problem.form, problem.loss, problem.rise),
+        starts,
+        inputs[rows],
+        np.log(loss[rows]),
+        kept,
+        huber=problem.huber,
+        data_axes=(0, 0, 0),
+        max_steps=steps,
+    )
+    cut = solution.loss.shape[1]
+    return Solution(found.params[:, :cut], found.params[:, cut:], found.cost)
+
+
+@lru_cache
+def loss_residuals(form: str, layout: Layout):
+    """(theta, inputs, log loss, kept) -> residuals of trained models; one function per layout."""
+
+    def residuals(theta, inputs, target, kept) -> Float[Array, "rows"]:
+        params = complete(FORMS[form], layout.params(theta))
+        loss = FORMS[form].loss(params, Inputs(*inputs.T), FLOOR)
+        return (jnp.log(loss) - target) * kept
+
+    return residuals
+
+
+@lru_cache
+def rise_residuals(form: str, loss: Layout, rise: Layout):
+    """(theta, theta of the loss, inputs, log rise, kept) -> residuals."""
+
+    def residuals(theta, base, inputs, target, kept) -> Float[Array, "rows"]:
+        params = complete(FORMS[form], {**loss.params(base), **rise.params(theta)})
+        found = FORMS[form].degradation(params, Inputs(*inputs.T), FLOOR)
+        return (jnp.log(found) - target) * kept
+
+    return residuals
+
+
+@lru_cache
+def total_residuals(form: str, loss: Layout, rise: Layout):
+    """(theta of both, inputs, log loss, kept) -> residuals of all rows."""
+    cut = len(loss.names)
+
+    def residuals(theta, inputs, target, kept) -> Float[Array, "rows"]:
+        params = {**loss.params(theta[:cut]), **rise.params(theta[cut:])}
+        params, x = complete(FORMS[form], params), Inputs(*inputs.T)
+        total = FORMS[form].loss(params, x, FLOOR) + FORMS[form].degradation(params, x, FLOOR)
+        return (jnp.log(total) - target) * kept
+
+    return residuals
+
+
+def _owned(runs: Runs, chosen: np.ndarray) -> list[Int[np.ndarray, "rows"]]:
+    """Chosen quantisations of each run."""
+    return [np.flatnonzero(chosen & (runs.owner == run)) for run in range(len(runs.loss))]
+
+
+def _padded(groups: list[np.ndarray]) -> tuple[np.ndarray, Float[np.ndarray, "groups rows"]]:
+    """Row numbers as one array, filled up with row 0, and 1 where they are meant."""
+    longest = max(map(len, groups))
+    rows = np.zeros((len(groups), longest), int)
+    kept = np.zeros((len(groups), longest))
+    for i, group in enumerate(groups):
+        rows[i, : len(group)] = group
+        kept[i, : len(group)] = 1
+    return rows, kept
