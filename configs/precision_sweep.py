@@ -40,13 +40,13 @@ SIZES = {
             name: getattr(PRECISION_SIZES["tiny"], name)
             for name in ("data", "batch_size", "eval_windows", "test_windows")
         },
-        sizes=("16x1", "32x1"),
+        sizes=("16x1",),
         tokens=(1024, 2048),
         weights=("int4",),
-        activations=("int4",),
-        kv=("int4",),
-        combinations=("int4/-/int4",),
-        low_sizes=("16x1",),
+        activations=(),
+        kv=(),
+        combinations=("-/int4/int6",),
+        low_sizes=(),
         low_tokens=(1024,),
         post=PostConfig(formats=("int2", "int3")),
     ),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jlab.cli import FAILED, UsageError, claim_number, fail, read_json
+from jlab.jobs.workers import WorkerFailed
 from jlab.training.config import FREE, differences, settings_digest, to_dict
 from jlab.training.devices import CompileMeter, environment, use_compilation_cache
 from jlab.training.loop import NonFiniteLoss
@@ -96,7 +97,7 @@ def _run_seeds(
                     part.write_result(recipe.run(seeded, inputs, part, command))
     except Interrupted as stop:
         out.say(f"{stop}; resume with: {command}")
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, WorkerFailed) as error:
         return fail(error, FAILED)
     return 0
 

@@ -120,9 +120,7 @@ def work(config: Any, groups: Groups, out: Run, resume_command: str) -> None:
 
     todo = {out.path / unit.name: unit for unit in units(config)}
     with stop_on_signal() as stop:
-        for folder in claim(todo, lambda folder: (folder / "result.json").exists()):
-            if stop():
-                raise Interrupted("stopped between two runs")
+        for folder in claim(todo, lambda folder: (folder / "result.json").exists(), stop):
             unit = todo[folder]
             part = out.child(unit.name)
             part.say(f"begins {unit.name}")
@@ -132,6 +130,8 @@ def work(config: Any, groups: Groups, out: Run, resume_command: str) -> None:
                 result = {"failed": str(error)}
             part.write_result(result)
             jax.clear_caches()  # programs of this size; hundreds of them would not fit a process
+        if stop():
+            raise Interrupted("stopped between two runs")
 
 
 def done(out: Run, unit: Unit) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """Workers on the machines of a Ray cluster; see `jlab.jobs.workers` for what they do."""
 
+import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from jlab.jobs.workers import WorkerFailed
 
 _POLL = 1.0  # seconds between looks at the workers
 _ROOT = str(Path(__file__).parents[2])
@@ -43,11 +47,12 @@ def run_on_ray(
       stop: whether to end early; the workers then get SIGTERM.
 
     Raises:
-      RuntimeError: a worker ended with an error.
+      WorkerFailed: one ended with an error; the others are cancelled.
     """
     import ray
 
-    ray.init(address, log_to_driver=True, runtime_env={"env_vars": {"PYTHONPATH": _ROOT}})
+    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
+    ray.init(address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
     try:
         worker = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_worker)
         left = [worker.remote(list(command)) for _ in range(count)]
@@ -60,29 +65,37 @@ def run_on_ray(
             ended, left = ray.wait(left, timeout=_POLL)
             watch()
             for task in ended:
-                _result(task, told)
+                _check(task, told)
     finally:
         ray.shutdown()
 
 
-def _worker(command: list[str]) -> None:
-    """On a machine of the cluster: the command, ended with SIGTERM where the task is cancelled."""
-    with subprocess.Popen([sys.executable, "-m", *command]) as process:
+def _worker(command: list[str]) -> str | None:
+    """On a machine of the cluster: the command; its last words where it ends with an error.
+
+    Where the task is cancelled it gets SIGTERM, and its time to save.
+    """
+    whole = [sys.executable, "-m", *command]
+    with subprocess.Popen(whole, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        last: deque[str] = deque(maxlen=20)
         try:
+            last.extend(process.stderr)
             code = process.wait()
         except BaseException:
             process.terminate()
             process.wait()
             raise
-    if code:
-        raise RuntimeError(f"a worker ended with code {code}: {' '.join(command)}")
+    return f"{process.args[-1]}: code {code}: {''.join(last)}" if code else None
 
 
-def _result(task, cancelled: bool) -> None:
+def _check(task, cancelled: bool) -> None:
     import ray
 
     try:
-        ray.get(task)
+        failure = ray.get(task)
     except ray.exceptions.TaskCancelledError:
-        if not cancelled:
-            raise
+        failure = None if cancelled else "its task was cancelled"
+    except ray.exceptions.RayError as error:
+        failure = str(error)
+    if failure:
+        raise WorkerFailed(f"a worker failed: {failure}")

@@ -19,22 +19,40 @@ _POLL = 0.2  # seconds between looks at the workers
 _TOLD = 2000  # last characters of a worker's log that its failure repeats
 
 
-def claim(folders: Iterable[Path], done: Callable[[Path], bool]) -> Iterator[Path]:
+def claim(
+    folders: Iterable[Path],
+    done: Callable[[Path], bool],
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Path]:
     """The folders that fall to this process; each is locked until the next one is asked for.
+
+    Ends when all jobs are done: it waits for those that others are at, and takes them over if
+    their processes die.
 
     Args:
       folders: of all jobs, in the same order in every process; made if missing.
       done: whether the job of a folder needs no more work.
+      stop: whether to end early.
     """
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".claim").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # another process is at it
-            if not done(folder):
+    left = list(folders)
+    while left and not stop():
+        free = False
+        for folder in list(left):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / ".claim").open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # another process is at it
+                left.remove(folder)
+                if done(folder):
+                    continue
+                free = True
                 yield folder
+                if stop():
+                    return
+        if left and not free:
+            time.sleep(_POLL)
 
 
 class WorkerFailed(RuntimeError):
@@ -94,9 +112,10 @@ def run_workers(
             raise WorkerFailed(f"worker {number} ended with code {worker.returncode}: {end}")
 
 
-# The cores are set before anything counts them.
+# The cores are set before anything counts them. SIGTERM comes as soon as the parent is no more.
 _START = """
-import os, runpy, sys
+import ctypes, os, runpy, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
 sys.argv = sys.argv[2:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

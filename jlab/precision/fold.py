@@ -34,12 +34,15 @@ def stages(layer: LayerConfig) -> tuple[Stage, ...]:
     up = ("mlp.gate_proj", "mlp.up_proj") if layer.gated else ("mlp.up_proj",)
     # relu(x / s) = relu(x) / s; the other activations are not so.
     linear = layer.gated or layer.activation == "relu"
+    hidden = "mlp.up_proj" if linear else None
+    if layer.inner_norms:
+        value, hidden = "attn.o_norm", "mlp.down_norm"
     return (
         # Errors of queries and keys meet in a product, which their own outputs do not tell of.
         Stage(read, "attn_norm", read[:2]),
         Stage(("attn.o_proj",), value),
         Stage(up, "mlp_norm"),
-        Stage(("mlp.down_proj",), "mlp.up_proj" if linear else None),
+        Stage(("mlp.down_proj",), hidden),
     )
 
 

@@ -11,7 +11,13 @@ from typing import Any
 
 # Fields that may differ between a run and its continuation: they change no number but for rounding.
 _LOOPS = ("loop", "transfer.loop", "tune.loop")
-FREE = ("mesh.", "data.cache_dir", *(f"{x}.{y}" for x in _LOOPS for y in ("log_every", "keep")))
+FREE = (
+    "mesh.",
+    "data.cache_dir",
+    "workers",
+    "ray",
+    *(f"{x}.{y}" for x in _LOOPS for y in ("log_every", "keep")),
+)
 
 
 def to_dict(config: Any) -> Any:

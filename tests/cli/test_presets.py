@@ -38,9 +38,9 @@ PLOTS = {
 
 
 def test_every_preset_is_tested_here():
-    # `arithmetic` makes its own problems, `lolcats` trains parts of models: test_arithmetic.py and
-    # test_lolcats.py.
-    assert set(LISTED) == {*PRESETS, "arithmetic", "lolcats"}
+    # Those with files of their own: `arithmetic` makes its problems, `lolcats` trains parts of
+    # models, `precision` and `precision_sweep` quantise them.
+    assert set(LISTED) == {*PRESETS, "arithmetic", "lolcats", "precision", "precision_sweep"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
