@@ -11,8 +11,6 @@ Source: Kumar, Ankner et al., arXiv 2411.04330, Sections 3 to 5 and Appendix K.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -27,6 +25,7 @@ from jlab.stats import percentile_interval
 
 HUBER = 1e-3  # of the logarithm of a loss
 STARTS = 32
+STEP = 1e-5  # of the differences behind standard errors
 LOOSE = 0.2  # standard error, of a logarithm or of an offset, from which a number is not known
 
 
@@ -176,13 +175,14 @@ def standard_errors(problem: Problem, runs: Runs, solution: Solution) -> dict[st
     The size of the noise is taken from the median residual, which a few bad runs do not move.
     """
     residuals = loss_residuals(problem.form, problem.loss)
-    n, d = len(runs.loss), len(problem.loss.names)
-    with jax.enable_x64(True):
-        theta = jnp.asarray(solution.loss[0])
-        data = (jnp.asarray(runs.inputs), jnp.log(jnp.asarray(runs.loss)), jnp.ones(n))
-        slopes = np.asarray(jax.jacfwd(residuals)(theta, *data))
-        left = np.asarray(residuals(theta, *data))
-    noise = 1.4826 * np.median(np.abs(left)) * np.sqrt(n / max(n - d, 1))
+    n, theta = len(runs.loss), solution.loss[0]
+    data = (runs.inputs, np.log(runs.loss), 1.0)
+    moved = STEP * np.eye(len(theta))
+    slopes = np.stack(
+        [residuals(theta + step, *data) - residuals(theta - step, *data) for step in moved], axis=1
+    ) / (2 * STEP)
+    left = residuals(theta, *data)
+    noise = 1.4826 * np.median(np.abs(left)) * np.sqrt(n / max(n - len(theta), 1))
     values, vectors = np.linalg.eigh(slopes.T @ slopes)
     inverse = 1 / np.maximum(values, 1e-12 * values.max())  # directions that move nothing: huge
     spread = noise * np.sqrt((vectors**2 * inverse[None, :]).sum(1))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jlab.precision.arrays import together
 from jlab.precision.fit_layout import (
     Layout,
     beside,
@@ -28,6 +29,7 @@ from jlab.precision.law_forms import FORMS, Inputs
 from jlab.stats import multistart_fit
 from jlab.stats.fit import MAX_STEPS
 
+BLOCK = 64  # rows are filled up to a multiple of it
 AGAIN = 2  # starts of a refit: the fit itself, and beside it
 REFIT_STEPS = 50  # of one: flat directions may go on for hundreds without moving a prediction
 
@@ -194,8 +196,8 @@ def loss_residuals(form: str, layout: Layout):
 
     def residuals(theta, inputs, target, kept) -> Float[Array, "rows"]:
         params = complete(FORMS[form], layout.params(theta))
-        loss = FORMS[form].loss(params, Inputs(*inputs.T), FLOOR)
-        return (jnp.log(loss) - target) * kept
+        xp, (loss,) = together(FORMS[form].loss(params, Inputs(*inputs.T), FLOOR))
+        return (xp.log(loss) - target) * kept
 
     return residuals
 
@@ -233,7 +235,7 @@ def _owned(runs: Runs, chosen: np.ndarray) -> list[Int[np.ndarray, "rows"]]:
 
 def _padded(groups: list[np.ndarray]) -> tuple[np.ndarray, Float[np.ndarray, "groups rows"]]:
     """Row numbers as one array, filled up with row 0, and 1 where they are meant."""
-    longest = max(map(len, groups))
+    longest = -(-max(map(len, groups)) // BLOCK) * BLOCK  # few shapes, few compilations
     rows = np.zeros((len(groups), longest), int)
     kept = np.zeros((len(groups), longest))
     for i, group in enumerate(groups):
