@@ -16,8 +16,8 @@ tokens can hurt. One law says how to divide a budget among parameters, tokens an
 Source: Kumar, Ankner et al., "Scaling Laws for Precision", ICLR 2025 (arXiv 2411.04330).
 """
 
+from jlab.precision.fit_degradation import fit_degradation
 from jlab.precision.fit_law import Fitted, bootstrap_law, fit
-from jlab.precision.fit_solve import fit_degradation
 from jlab.precision.float_law import float_type_loss
 from jlab.precision.held_out import HeldOut, held_out
 from jlab.precision.law import (

@@ -32,6 +32,7 @@ def summary(folder: str | Path) -> dict:
     return json.loads((Path(folder) / "summary.json").read_text())
 
 
+@pytest.mark.slow  # six compilations in a process of its own
 def test_a_planted_law_is_recovered_with_its_answers(tmp_path, cache):
     write_table(tmp_path / "t.parquet", sweep(trained=settings(bits=(4, 6, 8)), post=(3, 4, 5)))
     words = "--forms unified --samples 20 --compute 1e21 --published --out here"
@@ -76,17 +77,19 @@ def test_the_papers_constants_alone(call, tmp_path):
     assert "not publish C_w, C_a and C_kv" in out
 
 
-def test_missing_runs_are_named_and_done_without(law, call, tmp_path):
+def test_missing_runs_are_named_and_done_without(tmp_path, cache):
     rows = sweep(trained=WEIGHTS, post=())
     for row in rows[4:8]:  # all of the second cell
         row["loss"] = None
     write_table(tmp_path / "t.csv", rows)
-    code, out, _ = call(evaluate, "precision_law", "t.csv", *QUICK, "--out", "here")
-    assert code == 0
-    assert summary("here")["table"]["missing"] == ["r4", "r5", "r6", "r7"]
+    words = ("t.csv", *QUICK, "--out", "here")
+    code, out, err = run(tmp_path, cache, "evals", "precision_law", *words)
+    assert code == 0, err
+    found = summary(tmp_path / "here")
+    assert found["table"]["missing"] == ["r4", "r5", "r6", "r7"]
     assert "Without a loss (4): r4, r5, r6, r7." in out
     assert "Cells without a run (1): N=3e+07 D=3e+09." in out
-    assert summary("here")["forms"]["n_eff"]["runs"] == len(rows) - 4
+    assert found["forms"]["n_eff"]["runs"] == len(rows) - 4
 
 
 def test_the_table_decides_which_forms_are_fitted(law):
