@@ -159,7 +159,8 @@ def _best(answers: dict, paper: dict | None) -> str:
     said += f" {ends}" if ends != "-" else ""
     said += ", whatever the budget." if value != "-" else ": none, fewer bits always gain."
     if paper:
-        said += f" The paper's constants: {_told(paper['optimal_precision'], '.2f')[0]}."
+        value, _ = _told(paper["optimal_precision"], ".2f")
+        said += f" The paper's constants ({', '.join(paper['parts'])}): {value}."
     head = ["C", "N", "D", "P", f"P of N = {count_text(answers['params_given'])}", "95 % interval"]
     rows = []
     for i, row in enumerate(answers["optimal"]):

@@ -17,7 +17,13 @@ from jlab.precision import (
     optimal_precision_fixed_params,
     plan,
 )
-from jlab.precision.law_plots import bits_plot, degradation_plot, isoloss_plot, optimum_plot
+from jlab.precision.law_plots import (
+    bits_plot,
+    count_text,
+    degradation_plot,
+    isoloss_plot,
+    optimum_plot,
+)
 from jlab.precision.optimum import COST
 
 PAPER_BITS = (3, 4, 5, 6, 8, 12)
@@ -202,7 +208,7 @@ def _curves(config, inputs: Inputs, fits: Fits, name: str, C: np.ndarray) -> dic
     law, N = fits.laws[name], config.params or _largest(inputs)[0]
     asked = {
         "N, D and P free": lambda law: np.broadcast_to(_joint(law), C.shape),
-        f"N = {N:.3g} given": lambda law: _fixed(law, C, N),
+        f"N = {count_text(N)} given": lambda law: _fixed(law, C, N),
     }
     return {label: (of(law), *(fits.interval(name, of) or ())) for label, of in asked.items()}
 
