@@ -7,6 +7,7 @@ from jlab.cli import choose, guarded, listing, load, parse_config
 EVALS = {
     "perplexity": "perplexity and bits per byte of every group, for a run folder",
     "mixing_laws": "mixing laws fitted to a table of runs, judged, and their best mixture",
+    "precision_law": "precision laws fitted to a table of runs: forms compared, best bits, plans",
     "linearized": "linearized models beside their base: perplexity, branches, layers, decoding",
     "quantized": "a model after RTN, GPTQ or AWQ at several precisions: perplexity, bytes, errors",
     "coverage": "coverage of repeated samples, its law and forecast, of a run or a table",

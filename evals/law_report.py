@@ -37,7 +37,7 @@ def summary_of(studies: dict[str, Study], inputs: Inputs) -> dict:
             for name, study in studies.items()
         },
     }
-    return _plain(summary)
+    return plain(summary)
 
 
 def draw(out, studies: dict[str, Study], inputs: Inputs) -> None:
@@ -108,12 +108,12 @@ def _mixtures(study: Study, runs: Table) -> dict[str, dict]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Arrays as lists, numbers as Python's, those that are not finite as None."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from jlab.cli import UsageError, claim_number, read_json
+from evals.finished import is_done
+from jlab.cli import UsageError, claim_number
 
 SUBJECT = "data"
 RUNS = Path("runs/mixing_laws")
@@ -87,7 +88,7 @@ def run(config: Config) -> int:
         raise UsageError("mixing_laws needs a table of runs: python -m evals mixing_laws TABLE")
     inputs = read_inputs(config)
     record = {"evaluation": "mixing_laws", "config": to_dict(config), "sha256": inputs.sha256}
-    if config.out and _is_done(Path(config.out), record):
+    if config.out and is_done(Path(config.out), record):
         print((Path(config.out) / "summary.md").read_text(), end="")
         _say(f"{config.out} has these results already: nothing was repeated")
         return 0
@@ -135,25 +136,6 @@ def _write(out, config: Config, studies: dict, inputs) -> None:
     text = page(Path(config.data).name, summary, config.samples)
     print(text, end="")
     out.write_summary(summary, text)
-
-
-def _is_done(folder: Path, record: dict) -> bool:
-    """Whether the folder holds the results of this very command.
-
-    Raises:
-      UsageError: it holds those of another one.
-    """
-    from jlab.training.config import differences
-
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"out: {folder} is not a folder")
-    if not (folder / "config.json").is_file():
-        return False
-    saved = read_json(folder / "config.json")
-    other = differences({name: saved.get(name) for name in record}, record)
-    if other:
-        raise UsageError(f"out: {folder} has other results (there and now): {'; '.join(other)}")
-    return (folder / "summary.md").is_file()  # written last
 
 
 def _say(text: str) -> None:

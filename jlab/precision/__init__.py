@@ -29,7 +29,8 @@ kernels `[inputs, outputs]` afterwards, `quantize_model` all of a model's:
     >>> q.codes.dtype.name, q.step.shape, errors[1] < errors[0]
     ('int8', (2, 8), True)
 
-Source: Kumar, Ankner et al., "Scaling Laws for Precision", ICLR 2025 (arXiv 2411.04330)."""
+Source: Kumar, Ankner et al., "Scaling Laws for Precision", ICLR 2025 (arXiv 2411.04330).
+"""
 
 from jlab.nn.config import PrecisionConfig
 from jlab.nn.formats import BlockFormat, FloatFormat, IntFormat, parse_format
@@ -37,8 +38,8 @@ from jlab.nn.quant import fake_quant, round_to
 from jlab.nn.quantized import Quantized, cast_steps, dequantize
 from jlab.precision.awq import awq
 from jlab.precision.calibration import Moments, add_rows, moments_init, output_errors
+from jlab.precision.fit_degradation import fit_degradation
 from jlab.precision.fit_law import Fitted, bootstrap_law, fit
-from jlab.precision.fit_solve import fit_degradation
 from jlab.precision.float_law import float_type_loss
 from jlab.precision.gptq import gptq
 from jlab.precision.held_out import HeldOut, held_out

@@ -11,16 +11,14 @@ Source: Kumar, Ankner et al., arXiv 2411.04330, Sections 3 to 5 and Appendix K.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from jlab.precision.fit_layout import loss_layout, rise_layout
+from jlab.precision.fit_quality import explained, predicted, predicted_rise, standard_errors
 from jlab.precision.fit_runs import Runs, check_quantised, check_runs, runs_of
-from jlab.precision.fit_solve import Problem, Solution, loss_residuals, resolve, solve
-from jlab.precision.law import FLOOR
-from jlab.precision.law_forms import FORMS, Inputs
+from jlab.precision.fit_solve import Problem, Solution, resolve, solve
+from jlab.precision.law_forms import FORMS
 from jlab.precision.scaling_law import ScalingLaw
 from jlab.precision.table import Table
 from jlab.stats import percentile_interval
@@ -151,44 +149,6 @@ def refit(fitted: Fitted, groups: Sequence[np.ndarray]) -> tuple[ScalingLaw, ...
     )
 
 
-def predicted(law: ScalingLaw, runs: Runs) -> Float[np.ndarray, "runs"]:
-    """Losses of trained models; f is kept above 0, as in the fit."""
-    return FORMS[law.form].loss(law.complete, _plain(runs.inputs, runs), FLOOR)
-
-
-def predicted_rise(law: ScalingLaw, runs: Runs) -> Float[np.ndarray, "post"]:
-    """What quantisation after training adds to the losses; NaN where the form does not say."""
-    form = FORMS[law.form]
-    if form.degradation is None:
-        return np.full(len(runs.rise), np.nan)
-    return form.degradation(law.complete, _plain(runs.post_inputs, runs), FLOOR)
-
-
-def explained(predicted: Float[np.ndarray, "n"], observed: Float[np.ndarray, "n"]) -> float:
-    """R^2 = 1 - SS_res / SS_tot; NaN where nothing varies."""
-    total = ((observed - observed.mean()) ** 2).sum() if len(observed) else 0
-    return float(1 - ((predicted - observed) ** 2).sum() / total) if total > 0 else float("nan")
-
-
-def standard_errors(problem: Problem, runs: Runs, solution: Solution) -> dict[str, float]:
-    """How far each number of the trained models' fit may lie off, from the curvature at its end.
-
-    The size of the noise is taken from the median residual, which a few bad runs do not move.
-    """
-    residuals = loss_residuals(problem.form, problem.loss)
-    n, d = len(runs.loss), len(problem.loss.names)
-    with jax.enable_x64(True):
-        theta = jnp.asarray(solution.loss[0])
-        data = (jnp.asarray(runs.inputs), jnp.log(jnp.asarray(runs.loss)), jnp.ones(n))
-        slopes = np.asarray(jax.jacfwd(residuals)(theta, *data))
-        left = np.asarray(residuals(theta, *data))
-    noise = 1.4826 * np.median(np.abs(left)) * np.sqrt(n / max(n - d, 1))
-    values, vectors = np.linalg.eigh(slopes.T @ slopes)
-    inverse = 1 / np.maximum(values, 1e-12 * values.max())  # directions that move nothing: huge
-    spread = noise * np.sqrt((vectors**2 * inverse[None, :]).sum(1))
-    return dict(zip(problem.loss.names, spread.tolist(), strict=True))
-
-
 def _problem(form, runs, bias, tied, joint, huber) -> Problem:
     its = FORMS[form]
     loss = loss_layout(its, runs.parts, bias=bias, tied=tied)
@@ -198,8 +158,3 @@ def _problem(form, runs, bias, tied, joint, huber) -> Problem:
         rise = rise_layout(its, runs.post_parts)
         check_quantised(form, runs, len(rise.names))
     return Problem(form, loss, rise, joint and rise is not None, huber)
-
-
-def _plain(inputs: Float[np.ndarray, "rows 6"], runs: Runs) -> Inputs:
-    N, D, *bits = inputs.T
-    return Inputs(N * runs.units[0], D * runs.units[1], *bits)

@@ -55,7 +55,7 @@ def runs_of(table: Table, form: Form, method: str | None = None) -> Runs:
     post, rise = table.degradation(method or "none")
     mine = np.array([run in place for run in post.run], bool)
     post, rise = post.rows(mine), rise[mine]
-    units = tuple(float(np.exp(np.log(column).mean())) for column in (known.N, known.D))
+    units = (_middle(known.N), _middle(known.D))
     inputs, post_inputs = _inputs(known, units), _inputs(post, units)
     runs = Runs(
         inputs,
@@ -136,6 +136,11 @@ def _method(table: Table, method: str | None) -> str:
     if method is None and len(there) > 1:
         raise ValueError(f"the table has rows of {', '.join(there)}: name the method to fit")
     return method or (there[0] if there else "")
+
+
+def _middle(counts: Float[np.ndarray, "rows"]) -> float:
+    """Geometric mean; 1 of none."""
+    return float(np.exp(np.log(counts).mean())) if len(counts) else 1.0
 
 
 def _inputs(table: Table, units: tuple[float, float]) -> Float[np.ndarray, "rows 6"]:

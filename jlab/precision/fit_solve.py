@@ -6,14 +6,12 @@ on the losses of all rows. Minimised by Levenberg-Marquardt under vmap in float6
 no optimiser; Hoffmann et al. 2022 minimise the same sum of Huber losses by L-BFGS).
 """
 
-import math
-from functools import lru_cache
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from jlab.precision.fit_degradation import fit_degradation
 from jlab.precision.fit_layout import (
     Layout,
     beside,
@@ -22,12 +20,13 @@ from jlab.precision.fit_layout import (
     loss_starts,
     rise_starts,
 )
+from jlab.precision.fit_residuals import loss_residuals, rise_residuals, total_residuals
 from jlab.precision.fit_runs import Runs
-from jlab.precision.law import FLOOR, Params
 from jlab.precision.law_forms import FORMS, Inputs
 from jlab.stats import multistart_fit
 from jlab.stats.fit import MAX_STEPS
 
+BLOCK = 64  # rows are filled up to a multiple of it
 AGAIN = 2  # starts of a refit: the fit itself, and beside it
 REFIT_STEPS = 50  # of one: flat directions may go on for hundreds without moving a prediction
 
@@ -124,46 +123,6 @@ def _solve_linear_rise(problem, runs, rows, kept) -> Float[np.ndarray, "groups 4
     return np.stack(found)
 
 
-def fit_degradation(
-    N: Float[np.ndarray, "rows"],
-    D: Float[np.ndarray, "rows"],
-    Ppost: Float[np.ndarray, "rows"],
-    rise: Float[np.ndarray, "rows"],
-) -> Params:
-    """Equation 2 by least squares on log delta, which is exact.
-
-    Returns C_T, gamma_D, gamma_N and gamma_post; C_T and b cannot be told apart, so that b is 0 and
-    C_T is C_T e^b.
-
-    Args:
-        N: parameters of each quantised model.
-        D: tokens that it was trained on.
-        Ppost: bits it was quantised to.
-        rise: of the loss; rows where it is not positive are left out.
-
-    Raises:
-        ValueError: positive rows that do not determine the four.
-    """
-    rise = np.asarray(rise, np.float64)
-    kept = rise > 0
-    columns = np.stack([np.ones(len(rise)), np.log(D), -np.log(N), -np.asarray(Ppost, float)], 1)
-    found, _, rank, _ = np.linalg.lstsq(columns[kept], np.log(rise[kept]), rcond=None)
-    if rank < 4:
-        raise ValueError(
-            "the degradation needs rows that rise, of at least 2 different N, D and Ppost; "
-            f"got {int(kept.sum())} rows"
-        )
-    height, gamma_D, gamma_N, fall = map(float, found)
-    fall = max(fall, 1e-9)  # bits that change nothing, or make it worse: no finite gamma_post
-    return {
-        "C_T": math.exp(height),
-        "gamma_D": gamma_D,
-        "gamma_N": gamma_N,
-        "gamma_post": 1 / fall,
-        "b": 0.0,
-    }
-
-
 def _solve_jointly(problem, runs, groups, solution, steps) -> Solution:
     both = np.concatenate([solution.loss, solution.rise], axis=1)
     starts = np.stack([beside(theta, AGAIN) for theta in both])
@@ -188,44 +147,6 @@ def _solve_jointly(problem, runs, groups, solution, steps) -> Solution:
     return Solution(found.params[:, :cut], found.params[:, cut:], found.cost)
 
 
-@lru_cache
-def loss_residuals(form: str, layout: Layout):
-    """(theta, inputs, log loss, kept) -> residuals of trained models; one function per layout."""
-
-    def residuals(theta, inputs, target, kept) -> Float[Array, "rows"]:
-        params = complete(FORMS[form], layout.params(theta))
-        loss = FORMS[form].loss(params, Inputs(*inputs.T), FLOOR)
-        return (jnp.log(loss) - target) * kept
-
-    return residuals
-
-
-@lru_cache
-def rise_residuals(form: str, loss: Layout, rise: Layout):
-    """(theta, theta of the loss, inputs, log rise, kept) -> residuals."""
-
-    def residuals(theta, base, inputs, target, kept) -> Float[Array, "rows"]:
-        params = complete(FORMS[form], {**loss.params(base), **rise.params(theta)})
-        found = FORMS[form].degradation(params, Inputs(*inputs.T), FLOOR)
-        return (jnp.log(found) - target) * kept
-
-    return residuals
-
-
-@lru_cache
-def total_residuals(form: str, loss: Layout, rise: Layout):
-    """(theta of both, inputs, log loss, kept) -> residuals of all rows."""
-    cut = len(loss.names)
-
-    def residuals(theta, inputs, target, kept) -> Float[Array, "rows"]:
-        params = {**loss.params(theta[:cut]), **rise.params(theta[cut:])}
-        params, x = complete(FORMS[form], params), Inputs(*inputs.T)
-        total = FORMS[form].loss(params, x, FLOOR) + FORMS[form].degradation(params, x, FLOOR)
-        return (jnp.log(total) - target) * kept
-
-    return residuals
-
-
 def _owned(runs: Runs, chosen: np.ndarray) -> list[Int[np.ndarray, "rows"]]:
     """Chosen quantisations of each run."""
     return [np.flatnonzero(chosen & (runs.owner == run)) for run in range(len(runs.loss))]
@@ -233,7 +154,7 @@ def _owned(runs: Runs, chosen: np.ndarray) -> list[Int[np.ndarray, "rows"]]:
 
 def _padded(groups: list[np.ndarray]) -> tuple[np.ndarray, Float[np.ndarray, "groups rows"]]:
     """Row numbers as one array, filled up with row 0, and 1 where they are meant."""
-    longest = max(map(len, groups))
+    longest = -(-max(map(len, groups)) // BLOCK) * BLOCK  # few shapes, few compilations
     rows = np.zeros((len(groups), longest), int)
     kept = np.zeros((len(groups), longest))
     for i, group in enumerate(groups):

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jlab.precision.fit_law import Fitted, explained, predicted, predicted_rise, refit
+from jlab.precision.fit_law import Fitted, refit
+from jlab.precision.fit_quality import explained, predicted, predicted_rise
 from jlab.precision.fit_runs import Runs
 
 RULES = ("cells", "largest-N", "largest-D")

@@ -9,7 +9,7 @@ On the host, in float64; parameters may be arrays (all of one shape, such as a b
 Source: Kumar, Ankner et al., arXiv 2411.04330, Sections 4.2, 4.3 and Appendix (corrected).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +18,11 @@ from jaxtyping import Float
 from jlab.precision.arrays import together
 from jlab.precision.law import PARTS, Params, fraction
 from jlab.precision.published import PUBLISHED
+from jlab.precision.roots import last_fall
 
 Values = float | Float[np.ndarray, "..."]
 
 COST = 6 / 16  # of a parameter, a token and a bit: the paper's C = (6/16) N D P
-MOST = 128.0  # bits beyond which no optimum is looked for
-GRID = 2048  # points on which a root is bracketed
-HALVINGS = 60
 NEAR = 1e-6  # bits above those at which f is 0
 
 
@@ -189,28 +187,6 @@ def tokens_of_loss(loss: Values, N_eff: Values, *, params: Params = PUBLISHED) -
     _, (loss, N, A, alpha, B, beta, E) = together(loss, N_eff, *(params[k] for k in names))
     left = loss - E - A * N**-alpha
     return np.where(left > 0, (B / np.where(left > 0, left, 1)) ** (1 / beta), np.nan)[()]
-
-
-def last_fall(
-    gain: Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]], low: Values
-) -> Values:
-    """The largest P in (low, MOST) where `gain` falls through 0; NaN where it does not.
-
-    Args:
-        gain: elementwise, of P with one more axis in front of its parameters' axes.
-        low: where to begin; NaN gives NaN.
-    """
-    low = np.asarray(low, np.float64)
-    steps = np.linspace(0, 1, GRID).reshape(-1, *(1,) * low.ndim)
-    P = low * (MOST / low) ** steps  # evenly in log P: gamma is of the order of a few bits
-    falls = (gain(P[:-1]) > 0) & ~(gain(P[1:]) > 0)
-    last = len(falls) - 1 - np.argmax(falls[::-1], axis=0)
-    left, right = (np.take_along_axis(P, (last + k)[None], 0)[0] for k in (0, 1))
-    for _ in range(HALVINGS):
-        middle = (left + right) / 2
-        up = gain(middle[None])[0] > 0
-        left, right = np.where(up, middle, left), np.where(up, right, middle)
-    return np.where(falls.any(0), left, np.nan)[()]
 
 
 def _of_parts(
