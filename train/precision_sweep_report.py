@@ -121,14 +121,16 @@ def _hurts(before: dict, cost: dict, N: int, kind: tuple) -> str:
 
 
 def _judged(values: Sequence[float], above: str, below: str) -> str:
-    """Mean ± spread, and a word if the mean is further from 0 than its standard error says."""
-    shown, mean = mean_and_spread(values), float(np.mean(values))
-    if len(values) < 2:
-        return f"{shown} ({above if mean > 0 else below})"
-    error = np.std(values, ddof=1) / np.sqrt(len(values))
-    if abs(mean) < SURE * error:
-        return f"{shown} (unclear)"
-    return f"{shown} ({above if mean > 0 else below})"
+    """Mean ± spread, and on which side of 0 it is."""
+    return f"{mean_and_spread(values)} ({_word(values, above, below) or 'unclear'})"
+
+
+def _word(values: Sequence[float], above: str, below: str) -> str:
+    """The side of 0 that the mean is on; empty if its standard error leaves that open."""
+    mean = float(np.mean(values))
+    if len(values) > 1 and abs(mean) < SURE * np.std(values, ddof=1) / np.sqrt(len(values)):
+        return ""
+    return above if mean > 0 else below
 
 
 def in_training(rows: Rows) -> str:
@@ -196,37 +198,39 @@ def _decay(excess: dict[str, list[float]], bits: Mapping) -> list[str]:
 def both(rows: Rows) -> str:
     """Cost of rounding models that were trained in fewer bits: less than at full precision?"""
     cost = costs(rows)
+    kinds = kinds_of(rows, FULL)
     table = []
-    for key in sorted(cost, key=str):
-        N, D, *formats, method, name = key
-        plain = cost.get((N, D, *FULL, method, name), {})
-        seeds = sorted(set(plain) & set(cost[key]))
-        if tuple(formats) == FULL or not seeds:
-            continue
-        trained_in = "/".join(x or "-" for x in formats)
-        saved = _judged([cost[key][s] - plain[s] for s in seeds], "more", "less")
-        before, after = ([c[s] for s in seeds] for c in (plain, cost[key]))
-        table.append(
-            [
-                f"{N:,}",
-                f"{D:,}",
-                f"{method} {name}",
-                trained_in,
-                mean_and_spread(before),
-                mean_and_spread(after),
-                saved,
-            ]
-        )
+    for cell in sorted({key[:5] for key in cost}, key=_in_order):
+        shown = [_beside(cost, cell, kind) for kind in kinds]
+        if cell[2:] != FULL and any(shown):
+            trained_in = "/".join(name or "-" for name in cell[2:])
+            table.append([f"{cell[0]:,}", f"{cell[1]:,}", trained_in, *shown])
     if not table:
         return ""
-    head = ["N", "D", "rounded to", "trained in (w/a/kv)"]
-    head += ["cost, full precision", "cost", "difference"]
+    head = ["N", "D", "trained in (w/a/kv)", *(" ".join(kind) for kind in kinds)]
     return "\n".join(
         [
             "## Both: does training in low precision make rounding cheaper?\n",
+            "Cost of rounding, and whether it is more or less than of the model trained at full"
+            " precision on the\nsame data with the same seed; unmarked where the seeds do not"
+            " tell.\n",
             markdown_table(head, table),
         ]
     )
+
+
+def _beside(cost: dict, cell: tuple, kind: tuple) -> str:
+    """Mean cost of a cell, judged against full precision seed by seed."""
+    plain, here = cost.get((*cell[:2], *FULL, *kind), {}), cost.get((*cell, *kind), {})
+    seeds = sorted(set(plain) & set(here))
+    if not seeds:
+        return ""
+    word = _word([here[seed] - plain[seed] for seed in seeds], "more", "less")
+    return f"{np.mean([here[seed] for seed in seeds]):.3f} {word}".strip()
+
+
+def _in_order(cell: tuple) -> tuple:
+    return (*cell[:2], *(name or "" for name in cell[2:]))
 
 
 def kinds_of(rows: Rows, formats: tuple) -> list[tuple[str, str]]:
