@@ -62,7 +62,9 @@ def test_embedding_and_head_by_token(config):
 def test_a_layer_by_hand_in_its_true_order(method):
     """Each group of maps reads what the layer gives with the maps before it quantised."""
     params, batch = random_params(PLAIN), text()
-    made = quantize_model(PLAIN, params, [batch], method, INT3)
+    # Which of two ranges of equal worth is best hangs on the order of sums.
+    settings = {"clip": False} if method == "awq" else {}
+    made = quantize_model(PLAIN, params, [batch], method, INT3, **settings)
     layer = get_layer(params, PLAIN, 0)
     function = {"gptq": gptq, "awq": awq}[method]
 
@@ -75,10 +77,7 @@ def test_a_layer_by_hand_in_its_true_order(method):
     def quantise(block, *names):
         x = inputs(f"{block}.{names[0]}")
         kernel = jnp.concatenate([layer[block][name]["kernel"] for name in names], axis=1)
-        more = {}
-        if method == "awq" and names[0] == "q_proj":
-            more["clip"] = np.arange(kernel.shape[1]) >= 2 * kernel.shape[1] // 3
-        rounded, _, found = function(kernel, x, INT3, **more)
+        rounded, _, found = function(kernel, x, INT3, **settings)
         if method == "awq":
             rounded = rounded * found["scales"][:, None]
             _divide(layer, block, names[0], found["scales"])
@@ -107,6 +106,17 @@ def _divide(layer, block, first, scales):
     else:
         source = {"o_proj": "v_proj", "down_proj": "up_proj"}[first]
         layer[block][source] = {"kernel": layer[block][source]["kernel"] / scales[None]}
+
+
+def test_queries_and_keys_keep_their_range():
+    params, batch = random_params(PLAIN), text()
+    found = [
+        quantize_model(PLAIN, params, [batch], "awq", INT3, clip=clip).kernels
+        for clip in (True, False)
+    ]
+    for name in ("q_proj", "k_proj", "v_proj"):
+        cut, whole = (kernels[f"layers.0.attn.{name}"].step for kernels in found)
+        assert np.allclose(cut, whole, rtol=1e-5) == (name != "v_proj"), name
 
 
 def test_in_one_pass_every_map_reads_what_the_model_as_it_was_gives():
@@ -139,8 +149,17 @@ def test_true_order_and_one_pass_differ_beyond_the_first_maps():
         assert (abs(errors[0][name] / errors[1][name] - 1) < 1e-4) == first, name
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize(
+    ("name", "sequential"),
+    [
+        pytest.param("a pattern with biases", True),
+        pytest.param("grouped queries", False),
+        pytest.param("parallel", False),
+        pytest.param("a pattern with biases", False, marks=pytest.mark.slow),
+        pytest.param("grouped queries", True, marks=pytest.mark.slow),
+        pytest.param("parallel", True, marks=pytest.mark.slow),
+    ],
+)
 def test_scales_go_into_what_makes_the_inputs_and_change_no_output(name, sequential):
     """With 16 bits nothing is lost but what the scales would break."""
     config, params, batch = MODELS[name], random_params(MODELS[name]), text()
@@ -170,14 +189,15 @@ def test_scales_go_into_what_makes_the_inputs_and_change_no_output(name, sequent
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_padding_is_left_out(method):
+    """Errors are those of the same inputs; a tie that falls otherwise changes them little."""
     params, batch = random_params(PLAIN), text()
     found = [
         quantize_model(PLAIN, params, [one], method, INT3) for one in (batch, with_padding(batch))
     ]
-    for path, leaf in flatten_dict(found[0].params).items():
-        off = ~np.isclose(leaf, flatten_dict(found[1].params)[path], atol=1e-4)
-        # A sum of float32 numbers in another order can put a weight on the other side of a tie.
-        assert off.mean() < 0.02, path
+    errors = [[line.error for line in one.report] for one in found]
+    np.testing.assert_allclose(*errors, rtol=0.03)
+    nearest = [[line.rtn_error for line in one.report] for one in found]
+    np.testing.assert_allclose(nearest[0][:3], nearest[1][:3], rtol=1e-4)
 
 
 def test_the_layout_of_the_stack_is_of_no_account():
@@ -225,6 +245,7 @@ def test_a_map_that_reads_nothing_but_zeros_has_no_error():
     assert errors["q_proj"] > 0
 
 
+@pytest.mark.slow
 def test_a_linearized_model_is_quantised_too():
     config, params = linearize(PLAIN, random_params(PLAIN), window=3)
     made = quantize_model(config, params, [text()], "awq", IntFormat(16, "awq_asym"))
