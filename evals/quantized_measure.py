@@ -48,8 +48,7 @@ def measure(
     how = None if setting.method is None else described(config, inputs, setting)
 
     def go_on() -> None:
-        if stop():
-            raise Interrupted(f"stopped at {title}")
+        _go_on(stop, title)
 
     def tell(line: str) -> None:
         print(f"{title}: {line}", file=sys.stderr, flush=True)
@@ -86,6 +85,11 @@ def measure(
     )
     row = store[key]
     return Measured(setting, mean_losses(inputs.windows, sums), row["size"], row["maps"])
+
+
+def _go_on(stop: Callable[[], bool], title: str) -> None:
+    if stop():
+        raise Interrupted(f"stopped at {title}")
 
 
 def described(config: "Config", inputs: Inputs, setting: Setting) -> dict[str, Any]:

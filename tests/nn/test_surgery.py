@@ -7,16 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from jlab.linearize import linearize, measure_transfer
 from jlab.linearize.transfer import by_depth
 from jlab.nn import (
     FeatureMapConfig,
     TransferConfig,
+    Transformer,
     apply_layer,
     apply_stack,
     get_layer,
     join_stacks,
+    layer_inputs,
     restack,
     set_layer,
     take_stack,
@@ -174,3 +177,30 @@ def test_a_stack_that_cannot_be_cut_is_refused(config, borders, message):
     params = random_params() if config is CONFIG else unrolled(random_params())
     with pytest.raises(ValueError, match=message):
         take_stack(params, config, *borders)
+
+
+def test_what_the_linear_maps_read_is_told_where_it_is_asked_for():
+    tokens, params = random_tokens(2, 12), random_params()
+    x = params["embed"]["embedding"][tokens]
+    layer = get_layer(params, CONFIG, 1)
+    y, read = jax.jit(layer_inputs, static_argnums=(0, 3))(CONFIG, layer, x, 1, POSITIONS, SEGMENTS)
+    expected = run_layer(CONFIG, layer, x, 1, POSITIONS, SEGMENTS)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+    flat = {".".join(path[:-1]) for path in flatten_dict(layer) if path[-1] == "kernel"}
+    assert set(read) == flat
+    for name, inputs in read.items():
+        block, map_ = name.split(".")
+        assert inputs.shape == (*x.shape[:2], len(layer[block][map_]["kernel"]))
+    np.testing.assert_array_equal(read["attn.q_proj"], read["attn.v_proj"])
+
+
+def test_nobody_is_told_who_does_not_ask():
+    tokens, params = random_tokens(1, 4), random_params()
+    model = Transformer(CONFIG)
+    made = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    assert set(made) == {"params"}
+
+    def sown(params):
+        return model.apply({"params": params}, tokens, mutable=["intermediates"])[1]
+
+    assert jax.eval_shape(sown, params) == {}
