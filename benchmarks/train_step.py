@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 VOCAB, WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN = 4096, 256, 6, 8, 4, 688
 BATCH, LENGTH, CORES = 8, 256, 2
@@ -22,16 +23,18 @@ BATCH, LENGTH, CORES = 8, 256, 2
 
 def time_jlab(steps: int) -> dict:
     """Seconds per step and to compile, of jlab's train step."""
-    import jax
-    import numpy as np
+    from jlab.nn import count_params
 
-    from jlab.data.batch import Batch
-    from jlab.nn import count_params, llama
-    from jlab.training import OptimConfig, jit_step, language_loss, make_optimizer, make_train_step
-    from jlab.training.language_model import LanguageModelConfig, init_train_state
-    from jlab.training.mesh import make_mesh, put_batch
+    model = jlab_model()
+    run, compile_seconds = jlab_step(model)
+    return {"parameters": count_params(model), "compile": compile_seconds, **_times(run, steps)}
 
-    model = llama(
+
+def jlab_model():
+    """The shape that both train."""
+    from jlab.nn import llama
+
+    return llama(
         d_model=WIDTH,
         layers=LAYERS,
         heads=HEADS,
@@ -40,6 +43,18 @@ def time_jlab(steps: int) -> dict:
         vocab_size=VOCAB,
         tied=True,
     )
+
+
+def jlab_step(model) -> tuple[Callable[[], None], float]:
+    """A call that trains a model for one step, and the seconds that it took to compile."""
+    import jax
+    import numpy as np
+
+    from jlab.data.batch import Batch
+    from jlab.training import OptimConfig, jit_step, language_loss, make_optimizer, make_train_step
+    from jlab.training.language_model import LanguageModelConfig, init_train_state
+    from jlab.training.mesh import make_mesh, put_batch
+
     mesh = make_mesh()
     optimizer = make_optimizer(OptimConfig(), steps=1000)
     state = init_train_state(LanguageModelConfig(model=model), mesh, groups=1)
@@ -66,7 +81,7 @@ def time_jlab(steps: int) -> dict:
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
 
-    return {"parameters": count_params(model), "compile": compile_seconds, **_times(run, steps)}
+    return run, compile_seconds
 
 
 def time_torch(steps: int) -> dict:
