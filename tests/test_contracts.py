@@ -30,6 +30,8 @@ from jlab.mixing import (
     static,
     stratified,
 )
+from jlab.nn.formats import Format
+from jlab.precision import fake_quant, parse_format
 from jlab.training.mixer import GroupGradients
 
 STEPS = 9  # of a method: enough for a whole round of the slowest one, and the start of the next
@@ -115,6 +117,24 @@ def is_order(path: tuple) -> bool:
 SHARES = np.array([0.5, 0.3, 0.2])
 GRAPH = np.array([[0.5, 0.1, 0.3], [0.2, 0.4, 1.0], [0.0, 0.3, 0.6]])
 SMALL = {"update_steps": 40, "sweeps": 2, "probe_steps": 3}
+
+
+def rounding(fmt: Format) -> Callable[[np.ndarray], Method]:
+    """A row for a number format; what rounding leaves over is added to the next input."""
+
+    def step(left, x):
+        rounded = fake_quant(x + left, fmt, axis=1)
+        return x + left - rounded, rounded
+
+    method = Method(
+        init=lambda key: jnp.zeros((GROUPS, 8)),
+        step=step,
+        inputs=lambda key: jax.random.normal(key, (GROUPS, 8)),
+        permute=permute_groups,
+    )
+    return lambda order: method
+
+
 METHODS = {
     "stratified": mixer(lambda order: stratified()),
     "static": mixer(lambda order: static(SHARES[order])),
@@ -148,6 +168,7 @@ METHODS = {
             cap=0.5,
         )
     ),
+    **{name: rounding(parse_format(name)) for name in ("int4", "int4:asym", "e2m1", "mxfp4")},
 }
 UNCHANGED = np.arange(GROUPS)
 

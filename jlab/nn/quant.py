@@ -49,12 +49,17 @@ def round_to(
     """
     if isinstance(fmt, BlockFormat):
         raise TypeError(f"round_to needs a format without blocks; got {fmt}")
-    wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    wide = _wide(x)
     if isinstance(fmt, IntFormat):
         rounded = jnp.clip(_round(wide, key), fmt.lowest, fmt.highest)
     else:
         rounded = _round_float(wide, fmt, key)
     return rounded.astype(x.dtype)
+
+
+def _wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32, or in float64 where `x` is."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def _round(x: Float[Array, "..."], key: Array | None) -> Float[Array, "..."]:
@@ -87,7 +92,7 @@ def make_grid(x: Float[Array, "..."], fmt: IntFormat | FloatFormat, axis: Axis =
 
     Numbers that are all 0 get a step that keeps them 0. In at least float32.
     """
-    x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    x = _wide(x)
     if isinstance(fmt, FloatFormat):
         return _no_zero(jnp.abs(x).max(axis, keepdims=True) / fmt.max)
     size = jnp.abs(x).max(axis, keepdims=True)
@@ -220,7 +225,7 @@ def _through_jvp(fmt: Format, axis: Axis, ste: STE, primals, tangents):
 
 
 def _fixed(x: Float[Array, "..."], step: float | Array) -> Grid:
-    step = jnp.asarray(step, jnp.promote_types(x.dtype, jnp.float32))
+    step = jnp.asarray(step, _wide(x).dtype)
     step = step.reshape((1,) * (x.ndim - step.ndim) + step.shape)
     return Grid(step, jnp.zeros_like(step))
 
@@ -230,7 +235,7 @@ def _in_blocks(
 ) -> Float[Array, "..."]:
     """`x` in blocks along an axis, the last of them filled up with zeros."""
     axis, length = axis % x.ndim, x.shape[axis]
-    x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    x = _wide(x)
     missing = -length % fmt.size
     blocks = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
     blocks, inner = split_axis(blocks, axis, fmt.size)
