@@ -23,10 +23,10 @@ PRESETS = {
         "do mixing laws hold, and do the methods' matrices agree with them (about 8 min on 2 cores)"
     ),
     "precision": (
-        "one model trained in chosen precisions, then quantised as it learns (about 2 min on 2"
+        "one model trained in chosen precisions, then quantised as it learns (about 1 min on 2"
         " cores)"
     ),
     "precision_sweep": (
-        "the grid of sizes, tokens and bits behind the precision law (about ? min on 2 cores)"
+        "the grid of sizes, tokens and bits behind the precision law (about 3 min on 2 cores)"
     ),
 }

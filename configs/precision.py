@@ -1,4 +1,4 @@
-"""One model, its precision in training, and what rounding it afterwards costs. `demo`: ? min."""
+"""One model, its precision in training, and what rounding it afterwards costs. `demo`: 1 min."""
 
 from dataclasses import replace
 

@@ -50,6 +50,9 @@ def _after_training(out: Run, rows: Sequence[Mapping[str, Any]]) -> None:
         rise.set(xscale="log", yscale="log", xlabel="tokens per parameter, D / N")
         rise.set(ylabel="cost of rounding (nats)")
         left.set(xscale="log", xlabel="tokens D", ylabel="loss, black as trained (nats)")
+        left.set_xticks(sorted({d for _, d in cells}))
+        left.xaxis.set_major_formatter(lambda d, _: f"{d / 1e6:.2g}M" if d >= 1e5 else f"{d:.0f}")
+        left.minorticks_off()
         made.legend(loc="outside lower center", ncols=4)
         out.plot("after_training", made)
 
@@ -81,6 +84,7 @@ def _in_training(out: Run, rows: Sequence[Mapping[str, Any]]) -> None:
                     mark = MARKS[i % len(MARKS)]
                     axis.plot(P, excess, f"{mark}-", ms=4, lw=1, label=f"N {N:,}, D {D:,}")
             axis.set(title=part, xlabel="bits in training", yscale="log")
+            axis.set_xticks(sorted({bits[cell[2 + place]] for cell in before if cell[2 + place]}))
         axes[0, 0].set_ylabel("loss above full precision (nats)")
         made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         out.plot("in_training", made)
@@ -112,6 +116,7 @@ def _robust(out: Run, rows: Sequence[Mapping[str, Any]]) -> None:
                     axis.plot(P, delta, "o-", c=color, ms=4, label=" ".join(kind))
                     axis.axhline(_mean(cost.get((N, D, *FULL, *kind), {})), c=color, ls=":", lw=1)
             axis.set(title=f"N {N:,}, D {D:,}", xlabel="bits in training", yscale="log")
+            axis.set_xticks(sorted({bits[key[2]] for key in here}))
         axes[0, 0].set_ylabel("cost of rounding (nats)")
         made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
         made.suptitle("weights rounded after training; dotted: trained at full precision")

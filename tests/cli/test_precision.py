@@ -59,6 +59,7 @@ def test_a_run_killed_comes_to_the_same_numbers(unbroken, tmp_path, cache):
     assert_same_arrays(arrays(folder), arrays(whole))
 
 
+@pytest.mark.slow
 def test_low_precision_and_every_method(call):
     words = ["--model.precision.weights", "int6", "--model.precision.kv", "e4m3"]
     words += ["--post.methods", "rtn", "gptq", "awq", "--post.formats", "int3", "int6", "int8"]
@@ -96,6 +97,7 @@ def test_a_sweep_leaves_a_table_that_the_law_reads(unbroken):
     assert {"format_weights", "format_post", "schedule"} <= set(columns)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_and_resumed_has_the_same_runs(unbroken, tmp_path, cache):
     """Its workers hear of its end; whoever resumes goes on where they were."""
     whole, _, _ = unbroken("precision_sweep")
