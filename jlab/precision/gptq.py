@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jlab.nn.formats import FloatFormat, IntFormat
-from jlab.nn.quant import Grid, decode, encode
+from jlab.nn.quant import Grid
 from jlab.nn.quantized import Quantized, dequantize, quantized
 from jlab.precision.calibration import Moments, read_moments
+from jlab.precision.gptq_turns import in_turn
 from jlab.precision.grids import Levels, as_data, check, group_grids, group_numbers
 
 _MOST_DAMPING = 1.0
@@ -128,7 +129,10 @@ def _gptq(
     moving = size is not None and not settings.static_groups
     in_order = group if moving else group[order]
     factor, damping, failed = _inverse_factor(hessian[order][:, order], shares)
-    codes, grids, loss = _in_turn(weights[order], factor, grids, in_order, fmt, moving, settings)
+    renewal = (size, settings.search) if moving else None
+    codes, grids, loss = in_turn(
+        weights[order], factor, grids, in_order, fmt, settings.block, renewal
+    )
     back = jnp.argsort(order)
     found = {"damping": damping, "fallback": failed, "loss": loss}
     return codes[back], grids, in_order[back], found
@@ -164,61 +168,3 @@ def _inverse_factor(
     tries, factor = jax.lax.while_loop(goes_on, attempt, start)
     failed = ~jnp.isfinite(factor).all()
     return jnp.where(failed, eye, factor), shares[tries - 1], failed
-
-
-def _in_turn(
-    weights: Float[Array, "inputs outputs"],
-    factor: Float[Array, "inputs inputs"],
-    grids: Grid,
-    group: Int[Array, "inputs"],
-    fmt: Levels | FloatFormat,
-    moving: bool,
-    settings: _Settings,
-) -> tuple[Float[Array, "inputs outputs"], Grid, Float[Array, ""]]:
-    """Codes of all inputs, the grids in the end, and the loss. `moving`: grids are made anew."""
-    inputs, block = len(weights), settings.block
-    missing = -inputs % block
-    # Inputs that fill the last block up are 0 and apart from all others.
-    weights = jnp.pad(weights, ((0, missing), (0, 0)))
-    factor = jnp.pad(factor, (0, missing)) + jnp.diag(
-        (jnp.arange(inputs + missing) >= inputs).astype(factor.dtype)
-    )
-    group = jnp.pad(group, (0, missing), mode="edge")
-
-    def quantise_block(carry: tuple, start: Int[Array, ""]) -> tuple[tuple, Array]:
-        weights, grids, loss = carry
-        local = jax.lax.dynamic_slice_in_dim(weights, start, block)
-        rows = jax.lax.dynamic_slice_in_dim(factor, start, block)
-        within = jax.lax.dynamic_slice_in_dim(rows, start, block, axis=1)
-
-        def renew(place: Array, grids: Grid) -> Grid:
-            size = settings.group_size
-            own = jax.lax.dynamic_slice_in_dim(weights, place, size)
-            new = group_grids(own, fmt, None, settings.search)
-            at = place // size
-            return Grid(*(old.at[at].set(x[0]) for old, x in zip(grids, new, strict=True)))
-
-        def quantise_input(c: Array, state: tuple) -> tuple:
-            local, codes, errors, grids = state
-            place = start + c
-            if moving:
-                begins = (place % settings.group_size == 0) & (place < inputs)
-                grids = jax.lax.cond(begins, renew, lambda _, same: same, place, grids)
-            grid = Grid(grids.step[group[place]], grids.zero[group[place]])
-            code = encode(local[c], fmt, grid)
-            error = (local[c] - decode(code, grid)) / within[c, c]
-            # Row c of the factor is 0 before its diagonal: what is done stays as it is.
-            local = local - within[c][:, None] * error[None]
-            return local, codes.at[c].set(code), errors.at[c].set(error), grids
-
-        state = local, jnp.zeros_like(local), jnp.zeros_like(local), grids
-        _, codes, errors, grids = jax.lax.fori_loop(0, block, quantise_input, state)
-        real = (start + jnp.arange(block) < inputs)[:, None]
-        loss = loss + jnp.square(jnp.where(real, errors, 0)).sum() / 2
-        # What lies before the block's end changes too, and is read no more.
-        return (weights - rows.T @ errors, grids, loss), codes
-
-    starts = jnp.arange(0, inputs + missing, block)
-    carry = weights, grids, jnp.zeros((), weights.dtype)
-    (_, grids, loss), codes = jax.lax.scan(quantise_block, carry, starts)
-    return codes.reshape(-1, weights.shape[1])[:inputs], grids, loss
