@@ -56,6 +56,8 @@ bench: install
 	$(PY) -m benchmarks.linear_attention
 	$(PY) -m benchmarks.sampling
 	$(PY) -m benchmarks.linearize
+	$(PY) -m benchmarks.precision
+	$(PY) -m benchmarks.precision_training
 
 clean:
 	rm -rf $(VENV) .venv-3.12 .aot-*
