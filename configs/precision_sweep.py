@@ -24,8 +24,7 @@ _STUDY = RECIPE.Config(
 SIZES = {
     "demo": replace(
         _STUDY,
-        sizes=("16x2", "32x2"),
-        tokens=(262_144, 1_048_576),
+        tokens=(262_144, 524_288, 1_048_576),
         weights=("int2", "int3", "int4"),
         activations=("int3", "int4"),
         kv=("int3", "int4"),

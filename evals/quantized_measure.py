@@ -19,7 +19,7 @@ from evals.quantized_inputs import Inputs, Setting
 from evals.quantized_save import save
 from evals.window_sums import mean_losses, window_sums
 from jlab.jobs.results import Store
-from jlab.precision import QuantizedModel, model_size, quantize_model
+from jlab.precision import QuantizedModel, model_size, quantize_model, rounded_already
 from jlab.training.mesh import shard_params
 from jlab.training.signals import Interrupted
 
@@ -75,7 +75,7 @@ def measure(
             save(config, model, quantised(), folder)
             store.append(saved, {"setting": title, "folder": str(folder)})
     sums = window_sums(
-        (model.config, variables, model.mesh),
+        (model.config if how is None else rounded_already(model.config), variables, model.mesh),
         inputs.windows,
         {"measure": "window", **fixed},
         {"setting": title},
@@ -109,7 +109,7 @@ def _quantise(
 ) -> QuantizedModel:
     own = ("damping", "act_order", "static_groups") if setting.method == "gptq" else ()
     return quantize_model(
-        inputs.model.config,
+        rounded_already(inputs.model.config),
         inputs.model.variables["params"],
         inputs.calibration,
         setting.method,

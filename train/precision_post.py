@@ -11,10 +11,11 @@ from jlab.data import Groups, evaluation_batches
 from jlab.data.batch import Batch
 from jlab.nn import TransformerConfig
 from jlab.nn.formats import IntFormat, parse_format
-from jlab.precision import quantize_model
+from jlab.precision import quantize_model, rounded_already
 from jlab.training.config import check_least
 from jlab.training.language_config import LanguageModelConfig
 from jlab.training.language_model import make_evaluator
+from jlab.training.loop import NonFiniteLoss
 from jlab.training.mesh import make_mesh
 
 
@@ -62,11 +63,10 @@ class PostTraining:
         self.config, self.post = config, post
         self._trained = self._evaluator(config, groups)
         # The weights are rounded already; the rest computes as in training.
-        rest = replace(config.model, precision=replace(config.model.precision, weights=None))
-        self._model = rest
-        same = rest == config.model
+        self._model = rounded_already(config.model)
+        same = self._model == config.model
         self._rounded = (
-            self._trained if same else self._evaluator(replace(config, model=rest), groups)
+            self._trained if same else self._evaluator(replace(config, model=self._model), groups)
         )
         self._calibration = calibration(config, groups, post)
 
@@ -77,6 +77,8 @@ class PostTraining:
         nothing further, and cost nothing.
         """
         found = {"loss": self._trained(params), "post": []}
+        if not np.isfinite(found["loss"]):
+            raise NonFiniteLoss(f"the validation loss is {found['loss']}")
         for method, name in todo(self.config.model, self.post):
             weights = quantize_model(
                 self._model,

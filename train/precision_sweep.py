@@ -96,6 +96,7 @@ class Config(LanguageModelConfig):
         for name in PARTS:
             for value in getattr(self, name):
                 _check_format(name, value)
+            _check_bits(name, getattr(self, name))
         for joined in self.combinations:
             names = joined.split("/")
             if len(names) != len(PARTS) or set(names) == {NONE}:
@@ -106,10 +107,7 @@ class Config(LanguageModelConfig):
             for value in names:
                 if value != NONE:
                     _check_format("combinations", value)
-        bits = [parse_format(name).bits for name in self.post.formats]
-        if len(set(bits)) < len(bits):
-            got = " ".join(self.post.formats)
-            raise ValueError(f"post.formats must have different bits in a table; got {got}")
+        _check_bits("post.formats", self.post.formats)
 
 
 def _check_format(field: str, name: str) -> None:
@@ -117,6 +115,16 @@ def _check_format(field: str, name: str) -> None:
         parse_format(name)
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from None
+
+
+def _check_bits(field: str, names: tuple[str, ...]) -> None:
+    """The law knows formats by their bits alone: kinds of the same bits would be one to it."""
+    bits = [parse_format(name).bits for name in names]
+    if len(set(bits)) < len(bits):
+        raise ValueError(
+            f"{field} must have different bits, which is all that a table says of them; got"
+            f" {' '.join(names)}"
+        )
 
 
 def prepare(config: Config, tell: Progress) -> Groups:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jlab.stats import mean_interval
 from jlab.training.report import markdown_table, mean_and_spread
 from train.precision_units import SHORT
 
@@ -117,6 +118,8 @@ def _hurts(before: dict, cost: dict, N: int, kind: tuple) -> str:
     *smaller, largest = sorted(left)
     best = min(smaller, key=lambda D: np.mean(list(left[D].values())))
     seeds = sorted(set(left[best]) & set(left[largest]))
+    if not seeds:
+        return "-"
     return _judged([left[largest][seed] - left[best][seed] for seed in seeds], "hurts", "helps")
 
 
@@ -126,11 +129,11 @@ def _judged(values: Sequence[float], above: str, below: str) -> str:
 
 
 def _word(values: Sequence[float], above: str, below: str) -> str:
-    """The side of 0 that the mean is on; empty if its standard error leaves that open."""
-    mean = float(np.mean(values))
-    if len(values) > 1 and abs(mean) < SURE * np.std(values, ddof=1) / np.sqrt(len(values)):
+    """The side of 0 that the mean is on; empty if its 95 % interval, by Student's t, has both."""
+    interval = mean_interval(np.asarray(values))
+    if not interval.excludes_zero:
         return ""
-    return above if mean > 0 else below
+    return above if interval.mean > 0 else below
 
 
 def in_training(rows: Rows) -> str:

@@ -79,7 +79,7 @@ def run_workers(
       stop: whether to end early.
 
     Raises:
-      WorkerFailed: one ended with an error; the others have ended by then.
+      WorkerFailed: one ended with an error; the others were told to end, and have.
     """
     logs.mkdir(parents=True, exist_ok=True)
     workers: list[subprocess.Popen] = []
@@ -97,7 +97,8 @@ def run_workers(
                     )
                 )
             while any(worker.poll() is None for worker in workers):
-                if stop() and not told:
+                failed = any(worker.poll() for worker in workers)  # the others would fail as well
+                if (stop() or failed) and not told:
                     told = True
                     for worker in workers:
                         worker.send_signal(signal.SIGTERM)
@@ -107,7 +108,7 @@ def run_workers(
             for worker in workers:
                 worker.kill()
     for number, worker in enumerate(workers):
-        if worker.returncode:
+        if worker.returncode and not (told and worker.returncode == -signal.SIGTERM):
             end = _log(logs, number).read_text(errors="replace")[-_TOLD:]
             raise WorkerFailed(f"worker {number} ended with code {worker.returncode}: {end}")
 

@@ -252,7 +252,8 @@ class PrecisionConfig:
     """
 
     weights: str | None = None
-    """format of the matrices of the linear maps"""
+    """format of the matrices of the linear maps; the product reads them in `model.dtype`, in which
+    bfloat16 keeps 8 bits of each number"""
     activations: str | None = None
     """format of what the linear maps read"""
     kv: str | None = None
@@ -274,7 +275,8 @@ class PrecisionConfig:
     residuals: Literal["quantized", "original"] = "quantized"
     """which operands the backward products read: as rounded forward, or as they were"""
     stochastic: bool = False
-    """gradients are rounded up or down at random, true to their mean, not to the nearest"""
+    """gradients are rounded up or down at random, true to their mean but for what block formats
+    cut, not to the nearest"""
 
     def __post_init__(self):
         for name in ("weights", "activations", "kv", "queries", "gradients", "embedding"):

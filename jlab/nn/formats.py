@@ -30,7 +30,8 @@ class IntFormat:
     - `gptq_sym`: the same step, in unsigned codes about 2^(bits-1); but numbers none of which is
       negative get a step of h / (2^bits - 1), and those above half of h are cut. GPTQ's grid.
     - `asym`: [min(l, 0), max(h, 0)] becomes all codes, with a whole zero point. GPTQ's grid.
-    - `awq_asym`: [l, h] becomes all codes, without room for 0. AWQ's grid.
+    - `awq_asym`: the step is that of [l, h] for all codes, but 0 stays among them: of numbers that
+      are all on one side of 0 and far from it the farthest are cut. AWQ's grid.
 
     Sources: Kumar et al. 2024, arXiv 2411.04330, Appendix D.1; the released code of GPTQ and AWQ.
     """

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jlab.nn.config import LayerConfig, LoRASpec, PrecisionConfig, TransformerConfig
-from jlab.nn.products import matmul, quantized_matmul
+from jlab.nn.products import matmul, quantized_matmul, round_inputs
 from jlab.nn.quant import fake_quant
 
 INIT_STD = 0.02  # Source: GPT-2 (Radford et al. 2019) and its released code
@@ -39,7 +39,7 @@ class Linear(nn.Module):
     """The linear map of every projection: `x @ kernel + bias` in the type of `x`.
 
     Variables `a` and `b` of the collection `lora` add `scale * (x @ a) @ b` (see `jlab.nn.lora`).
-    Where the collection `inputs` is mutable, `x` is sown into it.
+    Where the collection `inputs` is mutable, what the product reads is sown into it.
     """
 
     features: int
@@ -52,8 +52,9 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b l inputs"]) -> Float[Array, "b l features"]:
         """The map applied to every token."""
-        if not self.is_initializing():
-            self.sow("inputs", "x", x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+        if self.is_mutable_collection("inputs") and not self.is_initializing():
+            read = round_inputs(x, self.precision)
+            self.sow("inputs", "x", read, init_fn=lambda: None, reduce_fn=lambda _, new: new)
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
         out_type = wide(x.dtype) if self.wide_out else x.dtype
@@ -116,7 +117,9 @@ class Embed(nn.Module):
         table = self._table().astype(hidden.dtype).T
         if not self.precision.head:
             return matmul(hidden, table, wide(hidden.dtype))
-        return quantized_matmul(hidden, table, wide(hidden.dtype), self.precision)
+        noisy = self.precision.stochastic and self.has_rng("round")
+        key = self.make_rng("round") if noisy else None
+        return quantized_matmul(hidden, table, wide(hidden.dtype), self.precision, key)
 
     def _table(self) -> Float[Array, "vocab d"]:
         return fake_quant(self.embedding, self.precision.format("embedding"), axis=1)

@@ -48,10 +48,17 @@ def _product(precision: PrecisionConfig, out_type: jnp.dtype, x, kernel, key):
     return _forward(precision, out_type, x, kernel, key)[0]
 
 
+def round_inputs(
+    x: Float[Array, "*tokens inputs"], precision: PrecisionConfig
+) -> Float[Array, "*tokens inputs"]:
+    """What a linear map reads of `x`."""
+    per_token = -1 if precision.activation_scale == "token" else None
+    return _rounded(x, precision.format("activations"), per_token, -1)
+
+
 def _forward(precision: PrecisionConfig, out_type: jnp.dtype, x, kernel, key):
-    per_token = 1 if precision.activation_scale == "token" else None
     per_channel = 0 if precision.weight_scale == "channel" else None
-    rounded_x = _rounded(x, precision.format("activations"), per_token, 1)
+    rounded_x = round_inputs(x, precision)
     rounded = _rounded(kernel, precision.format("weights"), per_channel, 0).astype(x.dtype)
     y = jnp.matmul(rounded_x, rounded, preferred_element_type=out_type)
     if precision.residuals == "original":
@@ -73,11 +80,11 @@ _product.defvjp(_forward, _backward)
 
 
 def _rounded(
-    x: Float[Array, "rows columns"],
+    x: Float[Array, "..."],
     fmt: Format | None,
     axis: Axis,
     summed: int,
     key: Array | None = None,
-) -> Float[Array, "rows columns"]:
+) -> Float[Array, "..."]:
     """An operand, with a scale along `axis`; blocks lie along the axis that the product sums."""
     return fake_quant(x, fmt, summed if isinstance(fmt, BlockFormat) else axis, key=key)

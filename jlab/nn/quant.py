@@ -35,8 +35,9 @@ def round_to(
     """The numbers of `fmt` nearest to `x`; what lies outside becomes its greatest or least.
 
     Ties go to the even code. With a key rounding is stochastic: to one of the two neighbours, with
-    odds that keep the mean. NaN stays NaN. Computed in at least float32 and returned in the type
-    of `x`, which for formats of more mantissa bits than it has rounds once more.
+    odds that keep the mean, of what is not cut. NaN stays NaN. Computed in at least float32 and
+    returned in the type of `x`, which for formats of more mantissa bits than it has rounds once
+    more.
 
     Raises:
       TypeError: `fmt` is a block format, which has no numbers of its own without scales.
@@ -168,8 +169,8 @@ def fake_quant(
       ValueError: no such gradient, or groups that do not divide the axis.
 
     Example:
-      >>> fake_quant(jnp.array([0.1, -0.7, 0.33]), IntFormat(4)).round(4).tolist()
-      [0.1000, -0.7000, 0.3000]
+      >>> (10 * fake_quant(jnp.array([0.1, -0.7, 0.33]), IntFormat(4))).round().tolist()
+      [1.0, -7.0, 3.0]
     """
     if ste not in ("identity", "clipped"):
         raise ValueError(f"ste must be identity or clipped; got {ste!r}")
@@ -240,7 +241,9 @@ def _in_blocks(
     blocks = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
     blocks, inner = split_axis(blocks, axis, fmt.size)
     step = block_step(blocks, fmt, inner)
-    rounded = round_to(blocks / step, fmt.element, key) * step
+    element = fmt.element
+    limit = element.max if isinstance(element, FloatFormat) else element.highest  # symmetric
+    rounded = round_to(jnp.clip(blocks / step, -limit, limit), element, key) * step
     return jax.lax.slice_in_dim(rounded.reshape(_joined(blocks.shape, inner)), 0, length, axis=axis)
 
 
@@ -268,8 +271,10 @@ def _power_of_two(
         exponent = exponent - (element.bits - 2)
     else:
         exponent = exponent - int(np.floor(np.log2(element.max)))
-    # E8M0 has the exponents -127 to 127.
-    return jnp.where(size == 0, 1, jnp.ldexp(jnp.ones_like(size), jnp.clip(exponent, -127, 127)))
+    # E8M0 has the exponents -127 to 127; 2^-127 is subnormal in float32, which is taken for 0.
+    step = jnp.ldexp(jnp.ones_like(size), jnp.clip(exponent, -126, 127))
+    step = jnp.where(size == 0, 1, step)
+    return jnp.where(jnp.isfinite(size), step, jnp.nan)  # as the other formats have it
 
 
 def _joined(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

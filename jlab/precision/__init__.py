@@ -53,7 +53,7 @@ from jlab.precision.law import (
     robustification,
 )
 from jlab.precision.law_forms import FORMS, Form, Inputs
-from jlab.precision.model import QuantizedModel, quantize_model
+from jlab.precision.model import QuantizedModel, quantize_model, rounded_already
 from jlab.precision.optimum import (
     Allocation,
     compute_optimal,
@@ -125,6 +125,7 @@ __all__ = [
     "read_table",
     "robustification",
     "round_to",
+    "rounded_already",
     "rtn",
     "tokens_of_loss",
     "write_table",

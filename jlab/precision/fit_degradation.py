@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 from jlab.precision.law import Params
 
+_FLAT = 1e-9  # least slope in bits
+
 
 def fit_degradation(
     N: Float[np.ndarray, "rows"],
@@ -28,9 +30,9 @@ def fit_degradation(
     Raises:
         ValueError: positive rows that do not determine the four.
     """
-    rise = np.asarray(rise, np.float64)
+    rise, Ppost = np.asarray(rise, np.float64), np.asarray(Ppost, np.float64)
     kept = rise > 0
-    columns = np.stack([np.ones(len(rise)), np.log(D), -np.log(N), -np.asarray(Ppost, float)], 1)
+    columns = np.stack([np.ones(len(rise)), np.log(D), -np.log(N), -Ppost], 1)
     found, _, rank, _ = np.linalg.lstsq(columns[kept], np.log(rise[kept]), rcond=None)
     if rank < 4:
         raise ValueError(
@@ -38,7 +40,10 @@ def fit_degradation(
             f"got {int(kept.sum())} rows"
         )
     height, gamma_D, gamma_N, fall = map(float, found)
-    fall = max(fall, 1e-9)  # bits that change nothing, or make it worse: no finite gamma_post
+    if fall < _FLAT:  # bits that change nothing, or make it worse: no finite gamma_post
+        rest, fall = columns[kept, :3], _FLAT
+        found = np.linalg.lstsq(rest, np.log(rise[kept]) + fall * Ppost[kept], rcond=None)[0]
+        height, gamma_D, gamma_N = map(float, found)
     return {
         "C_T": math.exp(height),
         "gamma_D": gamma_D,

@@ -124,7 +124,7 @@ def bootstrap_law(fitted: Fitted, samples: int, seed: int = 0) -> tuple[ScalingL
     """The law refitted to resampled runs, each with all of its quantisations.
 
     Runs are drawn among those with the same parts in low precision, so that every refit has as
-    many runs of each kind.
+    many runs of each kind. A draw that does not determine the law gives none.
 
     Args:
         fitted: the fit.
@@ -137,7 +137,12 @@ def bootstrap_law(fitted: Fitted, samples: int, seed: int = 0) -> tuple[ScalingL
     groups = [
         np.concatenate([random.choice(kind, len(kind)) for kind in kinds]) for _ in range(samples)
     ]
-    return refit(fitted, groups)
+    unknown = _unknown(fitted.law)
+    return tuple(law for law in refit(fitted, groups) if _unknown(law) == unknown)
+
+
+def _unknown(law: ScalingLaw) -> list[str]:
+    return [name for name, value in law.params.items() if np.isnan(value)]
 
 
 def refit(fitted: Fitted, groups: Sequence[np.ndarray]) -> tuple[ScalingLaw, ...]:

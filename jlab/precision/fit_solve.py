@@ -118,7 +118,12 @@ def _solve_linear_rise(problem, runs, rows, kept) -> Float[np.ndarray, "groups 4
     for its, weight in zip(rows, kept, strict=True):
         chosen = its[weight > 0]
         x = Inputs(*runs.post_inputs[chosen].T)
-        params = fit_degradation(x.N, x.D, x.Ppost, runs.rise[chosen])
+        try:
+            params = fit_degradation(x.N, x.D, x.Ppost, runs.rise[chosen])
+        except ValueError:
+            if len(rows) == 1:  # the fit itself, not one of many to parts of the runs
+                raise
+            params = dict.fromkeys(("C_T", "gamma_D", "gamma_N", "gamma_post"), np.nan) | {"b": 0.0}
         found.append(problem.rise.theta(params))
     return np.stack(found)
 

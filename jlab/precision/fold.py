@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jlab.nn.config import LayerConfig
+from jlab.nn.config import LayerConfig, PrecisionConfig
 
 Flat = Mapping[str, Any]  # parameters of one layer by dotted name: "attn.q_proj.kernel"
 
@@ -26,11 +26,12 @@ class Stage(NamedTuple):
     unclipped: tuple[str, ...] = ()  # of the maps: those whose range AWQ leaves as it is
 
 
-def stages(layer: LayerConfig) -> tuple[Stage, ...]:
+def stages(layer: LayerConfig, precision: PrecisionConfig) -> tuple[Stage, ...]:
     """The maps of a layer in the order in which they run."""
     read = tuple(f"attn.{name}_proj" for name in "qkv")
     # A value's head goes to one head of the output only where there are as many.
-    value = "attn.v_proj" if layer.heads == layer.kv_heads else None
+    # Values that are rounded on their way are not those that were divided.
+    value = "attn.v_proj" if layer.heads == layer.kv_heads and not precision.kv else None
     up = ("mlp.gate_proj", "mlp.up_proj") if layer.gated else ("mlp.up_proj",)
     # relu(x / s) = relu(x) / s; the other activations are not so.
     linear = layer.gated or layer.activation == "relu"

@@ -63,7 +63,7 @@ def quantize_layer(
       batches: calibration text.
       stream: one array for each batch.
     """
-    todo = stages(config.pattern[0])
+    todo = stages(config.pattern[0], config.precision)
     flat = {".".join(path): leaf for path, leaf in flatten_dict(params).items()}
     kernels: dict[str, Quantized] = {}
     report: list[MapReport] = []

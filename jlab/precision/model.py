@@ -15,6 +15,7 @@ import numpy as np
 from jlab.data.batch import Batch
 from jlab.nn import TransformerConfig, get_layer, restack
 from jlab.nn.formats import BlockFormat, Format
+from jlab.nn.quant import fake_quant
 from jlab.nn.quantized import Quantized, cast_steps, dequantize
 from jlab.precision.layer import METHODS, Work, quantize_layer
 from jlab.precision.report import MapReport, line_of
@@ -49,7 +50,7 @@ def quantize_model(
     outputs of value and up projections. Where nothing can be divided, a map is not scaled.
 
     Args:
-      config: of the model.
+      config: of the model; of one that was trained with rounded weights `rounded_already(config)`.
       params: the model's.
       batches: calibration text in batches of one shape; rounding to nearest can do without.
         Padding (segment -1) and rows that only fill a batch up (id -1) do not count.
@@ -73,6 +74,7 @@ def quantize_model(
     work = Work(method, fmt, group_size, step_dtype, sequential, settings)
     params, kernels = _round_ends(work, params) if ends else (dict(params), {})
     table = params["embed"]["embedding"]
+    table = fake_quant(table, config.precision.format("embedding"), axis=1)
     stream = [np.asarray(table[batch.tokens].astype(config.dtype)) for batch in batches]
     layers, report = [], []
     for n in range(config.layers):
@@ -85,6 +87,14 @@ def quantize_model(
         report += lines
         tell(line_of(n, config.layers, lines))
     return QuantizedModel({**params, "blocks": restack(layers, config)}, kernels, report)
+
+
+def rounded_already(config: TransformerConfig) -> TransformerConfig:
+    """The config of a model whose weights are quantised: what else it rounds, it rounds as before.
+
+    A model that was trained with rounded weights would round them once more.
+    """
+    return replace(config, precision=replace(config.precision, weights=None))
 
 
 def _check(config: TransformerConfig, batches: Sequence[Batch], method: str, fmt: Format) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from evals.__main__ import main as evaluate
 from jlab.precision import read_table
 from tests.cli.commands import assert_one_line, rows, run, start
 from tests.cli.test_kill import arrays, assert_same_arrays, steps_logged, stop, wait_until
@@ -148,6 +147,7 @@ BAD = [
     (GRID, "--combinations int4/x/-", "combinations: format must be intB", "'x'"),
     (GRID, "--post.formats int4 e2m1", "post.formats must have different bits", "int4 e2m1"),
     (GRID, "--weights int4 int4", "weights must be different ones; got int4 int4"),
+    (GRID, "--weights int4 fp4", "weights must have different bits", "int4 fp4"),
     (GRID, "--workers -1", "workers must be >= 0; got -1"),
     (GRID, "--ray auto", "ray cannot be used", "pip install 'jlab-research[scale]'"),
 ]
@@ -168,10 +168,3 @@ def test_bad_configs_are_refused_in_one_line(case, call, tmp_path):
     assert code == 2
     assert_one_line(err, says)
     assert not (tmp_path / "runs").exists()
-
-
-def test_the_law_of_a_table_with_too_few_runs_is_refused(unbroken, call):
-    folder, _, _ = unbroken("precision_sweep")
-    code, _, err = call(evaluate, "precision_law", str(folder / "runs.parquet"))
-    assert code == 2
-    assert_one_line(err, ["runs"])

@@ -86,3 +86,8 @@ def test_cores_are_divided():
     assert shares([0, 1, 2, 3], 2) == [[0, 2], [1, 3]]
     assert shares([0, 1], 2) == [[0], [1]]
     assert shares([4, 5], 3) == [[4], [5], [4]]
+
+
+def test_workers_that_are_told_to_end_before_they_listen_have_not_failed(worker, tmp_path):
+    run_workers(worker, 2, tmp_path / "logs", lambda: None, lambda: True)
+    assert len(list(tmp_path.glob("jobs/*/done"))) < 12

@@ -170,6 +170,13 @@ def test_microscaling_by_hand():
     np.testing.assert_array_equal(found, [1.0, 1 / 64])
 
 
+@pytest.mark.parametrize("name", ["mxfp8", "mxfp6", "mxfp4", "mxint8", "nvfp4"])
+def test_blocks_of_tiny_numbers_and_of_infinities(name):
+    tiny = fake_quant(jnp.array([0, 1, 0.5, 0.25]) * 1e-37, NAMED[name])
+    assert (jnp.abs(tiny) <= 1.1e-37).all()
+    assert jnp.isnan(fake_quant(jnp.array([1.0, jnp.inf, 2.0, -3.0]), NAMED[name])).any()
+
+
 @pytest.mark.parametrize("fmt", [IntFormat(4), FloatFormat(2, 1), FloatFormat(3, 0)], ids=str)
 def test_stochastic_rounding_keeps_the_mean(fmt):
     x = jnp.full(20_000, 1.3)

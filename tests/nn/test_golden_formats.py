@@ -128,7 +128,7 @@ def test_a_fixed_step(ste, bits):
         np.testing.assert_array_equal(pull(jnp.ones_like(z))[0], get(f"ste.fixed.grad_{ste}")[0])
 
 
-@BITS
+@pytest.mark.parametrize("bits", ["f64"])  # each a program of its own
 @pytest.mark.parametrize(("what", "b"), cases(r"attn\.(kv|qkv)(\d+)\.y"))
 def test_attention_over_quantised_keys_and_values(what, b, bits):
     with jax.enable_x64(bits == "f64"):

@@ -10,7 +10,8 @@ import pytest
 
 from jlab.hub import save_hf
 from jlab.nn import PrecisionConfig, Transformer, count_params, init_cache
-from jlab.nn.formats import IntFormat
+from jlab.nn.formats import IntFormat, parse_format
+from jlab.nn.products import quantized_matmul
 from jlab.nn.quant import fake_quant
 from tests.nn.models import CONFIG as DEEP
 from tests.nn.models import FULL, random_params, random_tokens, run
@@ -191,3 +192,36 @@ def test_refusals(fields, message):
     with pytest.raises(ValueError, match=message) as error:
         PrecisionConfig(**fields)
     assert "\n" not in str(error.value)
+
+
+def test_each_part_is_rounded_alone():
+    """Keys, values and queries, by a model whose other part changes nothing."""
+    params = random_params(CONFIG)
+    zero = jax.tree.map(jnp.zeros_like, params["blocks"]["0"]["attn"]["q_proj"])
+    attn = params["blocks"]["0"]["attn"] | {"q_proj": zero}
+    blind = params | {"blocks": {"0": params["blocks"]["0"] | {"attn": attn}}}
+    # All keys weigh the same: what kv=int2 changes, it changes through the values.
+    assert np.abs(logits(at(kv="int2"), blind) - logits(CONFIG, blind)).max() > 0.01
+    np.testing.assert_array_equal(logits(at(queries="int2"), blind), logits(CONFIG, blind))
+
+
+def test_both_backward_products_round_the_gradient_along_what_they_sum():
+    """In blocks of 32 along the outputs for dx, along the tokens for dw; with keys of their own."""
+    rng = np.random.default_rng(0)
+    x, w, g = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(40, 8), (8, 70), (40, 70)])
+
+    def gradients(fmt, key=None):
+        precision = PrecisionConfig(gradients=fmt, stochastic=key is not None)
+        product = lambda x, w: quantized_matmul(x[None], w, x.dtype, precision, key)[0]  # noqa: E731
+        return jax.vjp(product, x, w)[1](g)
+
+    fmt = parse_format("mxfp4")
+    dx, dw = gradients("mxfp4")
+    np.testing.assert_allclose(dx, fake_quant(g, fmt, 1) @ w.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dw, x.T @ fake_quant(g, fmt, 0), rtol=1e-4, atol=1e-4)
+    key = jax.random.key(0)
+    dx, dw = gradients("int4", key)
+    one, other = (fake_quant(g, parse_format("int4"), key=k) for k in jax.random.split(key))
+    assert (one != other).any()
+    np.testing.assert_allclose(dx, one @ w.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dw, x.T @ other, rtol=1e-4, atol=1e-4)

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from jlab.precision import Table, fit, read_table, write_table
+from jlab.precision import (
+    Table,
+    fit,
+    fit_degradation,
+    held_out,
+    ptq_degradation,
+    read_table,
+    write_table,
+)
 from tests.precision.worlds import SIZES, TOKENS, sweep
 
 FULL = (np.inf,) * 3
@@ -68,3 +76,20 @@ def test_an_interval_needs_refits(tmp_path):
     fitted = fit(table_of(tmp_path, post=()), "chinchilla")
     with pytest.raises(ValueError, match="an interval needs refits: fit with samples > 0"):
         fitted.interval(lambda law: law.params["E"])
+
+
+def test_draws_that_do_not_determine_the_law_are_left_out(tmp_path):
+    table = table_of(
+        tmp_path, sizes=SIZES[:3], tokens=TOKENS[:2], trained=[FULL], post=(3, 4, 5, 6)
+    )
+    fitted = fit(table, "ptq", samples=60)
+    assert 0 < len(fitted.refits) < 60
+    assert all(np.isfinite(list(law.params.values())).all() for law in fitted.refits)
+    assert np.isfinite(held_out(fitted).r2)
+
+
+def test_a_rise_that_grows_with_bits_is_fitted_by_one_that_does_not_hang_on_them():
+    N, D, P = (x.ravel() for x in np.meshgrid(SIZES, TOKENS, [3.0, 4.0, 5.0], indexing="ij"))
+    rise = 0.05 * np.exp(0.3 * P)
+    found = ptq_degradation(N, D, P, params=fit_degradation(N, D, P, rise))
+    np.testing.assert_allclose(found, 0.05 * np.exp(0.3 * 4), rtol=1e-6)
