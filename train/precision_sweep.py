@@ -84,9 +84,13 @@ class Config(LanguageModelConfig):
         for name in ("sizes", "tokens"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must name at least one")
-        for size in (*self.sizes, *self.low_sizes):
+        for name in ("sizes", "tokens"):
+            alone = set(getattr(self, f"low_{name}")) - set(getattr(self, name))
+            if alone:  # nothing to compare them with
+                raise ValueError(f"low_{name} must be among {name}; got {min(alone)}")
+        for size in self.sizes:
             check_groups(sized(self.model, size), self.post)
-        for tokens in (*self.tokens, *self.low_tokens):
+        for tokens in self.tokens:
             least = self.batch_size * self.data.length
             if tokens < least:
                 raise ValueError(f"tokens must be at least {least}, those of a step; got {tokens}")
@@ -155,7 +159,7 @@ def run(config: Config, groups: Groups, out: Run, resume_command: str) -> dict[s
         work(config, groups, out, resume_command)
     else:
         _in_processes(config, out, min(count, len(units(config))), resume_command)
-    failed = [unit.name for unit in units(config) if "failed" in done(out, unit)]
+    failed = [unit.name for unit in units(config) if "failed" in done(out.path, unit)]
     return {"runs": len(units(config)), "not_finite": failed}
 
 
@@ -176,7 +180,7 @@ def _in_processes(config: Config, out: Run, count: int, resume_command: str) -> 
 
     def watch() -> None:
         nonlocal told
-        ended = sum(bool(done(out, unit)) for unit in units(config))
+        ended = sum(bool(done(out.path, unit)) for unit in units(config))
         if ended > told:
             told = ended
             out.say(f"{out.title} {ended}/{len(units(config))} runs, {count} at a time")

@@ -1,5 +1,6 @@
 """The runs of the precision sweep: which there are, and what each is."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,9 +135,10 @@ def work(config: Any, groups: Groups, out: Run, resume_command: str) -> None:
             raise Interrupted("stopped between two runs")
 
 
-def done(out: Run, unit: Unit) -> dict[str, Any]:
-    """What a run came to; empty if it is not done."""
-    return Run(out.path / unit.name).result() or {}
+def done(folder: Path, unit: Unit) -> dict[str, Any]:
+    """What a run below the folder of its seed came to; empty if it is not done."""
+    path = folder / unit.name / "result.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def rows_of(config: Any, unit: Unit, folder: Path, seed: int) -> list[dict[str, Any]]:
@@ -160,7 +162,7 @@ def rows_of(config: Any, unit: Unit, folder: Path, seed: int) -> list[dict[str, 
         "format_post": None,
         "loss": None,
     }
-    result = done(Run(folder), unit)
+    result = done(folder, unit)
     if "states" not in result:
         return [row]
     (state,) = result["states"]

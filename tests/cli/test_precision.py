@@ -114,7 +114,8 @@ def test_a_sweep_killed_and_resumed_has_the_same_runs(unbroken, tmp_path, cache)
 def test_a_run_that_is_not_finite_is_a_row_without_a_loss(call):
     words = ["--optimizer.learning-rate", "1e30", "--optimizer.clip-norm", "0"]
     words += ["--optimizer.name", "sgd", "--tokens", "4096", "--combinations", "--workers", "1"]
-    code, out, err = call(train, "precision_sweep", "--size", "tiny", *words, "--weights")
+    words += ["--low-tokens", "--weights"]
+    code, out, err = call(train, "precision_sweep", "--size", "tiny", *words)
     assert code == 0, err
     assert "Nothing was trained to its end" in out
     (failed,) = result(Path("runs/precision_sweep/001"))["not_finite"]
@@ -141,13 +142,14 @@ BAD = [
     (ONE, "--halvings 5", "loop.steps must be a multiple of 2^halvings = 32; got 8"),
     (GRID, "--sizes 20x1", "sizes must have widths that are multiples of 16", "'20x1'"),
     (GRID, "--sizes big", "sizes must be WIDTHxLAYERS", "'big'"),
-    (GRID, "--tokens 7", "tokens must be at least 256", "7"),
+    (GRID, "--tokens 7 1024", "tokens must be at least 256", "7"),
     (GRID, "--weights int1", "weights: bits must be", "got 1"),
     (GRID, "--combinations int4/int4", "combinations must be weights/activations/kv"),
     (GRID, "--combinations int4/x/-", "combinations: format must be intB", "'x'"),
     (GRID, "--post.formats int4 e2m1", "post.formats must have different bits", "int4 e2m1"),
     (GRID, "--weights int4 int4", "weights must be different ones; got int4 int4"),
     (GRID, "--weights int4 fp4", "weights must have different bits", "int4 fp4"),
+    (GRID, "--low-tokens 512", "low_tokens must be among tokens; got 512"),
     (GRID, "--workers -1", "workers must be >= 0; got -1"),
     (GRID, "--ray auto", "ray cannot be used", "pip install 'jlab-research[scale]'"),
 ]
