@@ -10,11 +10,11 @@ from flax.traverse_util import flatten_dict
 
 from jlab.hub import save_packed
 from jlab.linearize import linearize
-from jlab.nn import LoRASpec, Transformer, get_layer, layer_inputs, restack
+from jlab.nn import LoRASpec, PrecisionConfig, Transformer, get_layer, layer_inputs, restack
 from jlab.nn.formats import FloatFormat, IntFormat, parse_format
 from jlab.nn.quant import fake_quant
 from jlab.nn.quantized import dequantize
-from jlab.precision import awq, gptq, model_size, quantize_model, rtn
+from jlab.precision import awq, gptq, model_size, quantize_model, rounded_already, rtn
 from tests.hub.models import random_params, same_bits
 from tests.precision.models import LLAMA, MODELS, PATTERN, PLAIN, text, with_padding
 
@@ -315,3 +315,59 @@ def test_models_have_the_shapes_that_the_tests_speak_of():
     assert LLAMA.pattern[0].heads > LLAMA.pattern[0].kv_heads
     assert len(PATTERN.pattern) == 2
     assert MODELS["parallel"].pattern[0].parallel
+
+
+INNER = replace(
+    PLAIN,
+    pattern=(replace(PLAIN.pattern[0], inner_norms=True, gated=False, activation="gelu"),),
+)
+
+
+def test_norms_before_the_output_maps_take_their_scales():
+    params, batch = random_params(INNER), text()
+    made = quantize_model(INNER, params, [batch], "awq", IntFormat(16, "awq_asym"))
+    expected = logits(INNER, params, batch)
+    np.testing.assert_allclose(logits(INNER, made.params, batch), expected, rtol=2e-3, atol=2e-3)
+    assert all(line.scaled for line in made.report)
+    changed = get_layer(made.params, INNER, 0)
+    for block, norm in (("attn", "o_norm"), ("mlp", "down_norm")):
+        before = get_layer(params, INNER, 0)[block][norm]["scale"]
+        assert not np.array_equal(changed[block][norm]["scale"], before)
+
+
+def test_values_that_are_rounded_are_not_divided():
+    """Divided they would be rounded otherwise."""
+    low = replace(PLAIN, precision=PrecisionConfig(kv="int4"))
+    params, batch = random_params(PLAIN), text()
+    made = quantize_model(low, params, [batch], "awq", IntFormat(16, "awq_asym"))
+    assert {line.name: line.scaled for line in made.report}["layers.0.attn.o_proj"] is False
+    expected = logits(low, params, batch)
+    np.testing.assert_allclose(logits(low, made.params, batch), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_maps_are_calibrated_on_what_they_read_once_it_is_rounded():
+    low = replace(PLAIN, precision=PrecisionConfig(activations="int3", embedding="int3"))
+    params, batch = random_params(PLAIN), text()
+    table = fake_quant(params["embed"]["embedding"], IntFormat(3), 1)
+    places = (batch.positions, batch.segment_ids)
+    layer = get_layer(params, low, 0)
+    _, read = layer_inputs(low, layer, table[batch.tokens], 0, *places)
+    x = read["attn.q_proj"].reshape(-1, 16)
+    assert len(np.unique(np.asarray(x))) <= 7, "one scale for all tokens, three bits"
+    made = quantize_model(low, params, [batch], "gptq", INT3)
+    names = ("q_proj", "k_proj", "v_proj")
+    kernel = jnp.concatenate([layer["attn"][name]["kernel"] for name in names], axis=1)
+    found = get_layer(made.params, low, 0)["attn"]
+    rounded = jnp.concatenate([found[name]["kernel"] for name in names], axis=1)
+    np.testing.assert_allclose(rounded, gptq(kernel, x, INT3)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_trained_with_rounded_weights_is_not_rounded_twice():
+    low = replace(PLAIN, precision=PrecisionConfig(weights="int4", kv="int8"))
+    once = rounded_already(low)
+    assert once.precision == PrecisionConfig(kv="int8")
+    params, batch = random_params(PLAIN), text()
+    made = quantize_model(once, params, (), "rtn", IntFormat(3))
+    # Numbers of a grid of 3 bits do not lie on one of 4.
+    moved = logits(low, made.params, batch) - logits(once, made.params, batch)
+    assert np.abs(moved).max() > 1e-3
