@@ -152,6 +152,7 @@ def instructions(tmp_path_factory) -> tuple[str, ...]:
     return (*words, "--data.length", "128", "--no-control")
 
 
+@pytest.mark.slow
 def test_a_released_base_on_instructions_in_bfloat16(released, instructions, tmp_path, cache):
     words = (*instructions, "--model.dtype", "bfloat16")
     code, out, err = run(

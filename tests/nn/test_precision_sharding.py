@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_four_devices_round_as_one():
     flags = "--xla_force_host_platform_device_count=4"
     done = subprocess.run(

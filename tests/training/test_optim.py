@@ -34,6 +34,19 @@ def test_a_schedule_rises_from_above_zero_to_its_peak_and_falls_to_its_end(shape
     assert rate[28] == pytest.approx(quarter, rel=1e-6)
 
 
+def test_wsd_is_stable_and_then_falls_linearly_to_its_end():
+    config = OptimConfig(
+        learning_rate=1.0,
+        end_learning_rate=0.2,
+        warmup_steps=0,
+        schedule="wsd",
+        decay_fraction=0.25,
+    )
+    rates = [float(make_schedule(config, 100)(step)) for step in range(101)]
+    np.testing.assert_allclose(rates[:76], 1.0)
+    np.testing.assert_allclose(rates[75:], np.linspace(1, 0.2, 26), rtol=1e-5)
+
+
 def test_a_constant_schedule_stays_at_its_peak():
     rate = rates(OptimConfig(schedule="constant", learning_rate=0.5, warmup_steps=2))
     np.testing.assert_allclose(rate, [0.25] + [0.5] * STEPS, rtol=1e-6)
@@ -139,7 +152,7 @@ def test_weight_decay_is_scaled_by_the_rate_and_not_by_the_moments():
     ("field", "value", "allowed"),
     [
         ("name", "adam", "one of adamw, lion, sgd"),
-        ("schedule", "cosin", "one of cosine, linear, constant"),
+        ("schedule", "cosin", "one of cosine, linear, constant, wsd"),
         ("learning_rate", 0.0, "> 0 and finite"),
         ("learning_rate", float("inf"), "> 0 and finite"),
         ("learning_rate", float("nan"), "> 0 and finite"),
