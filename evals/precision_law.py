@@ -85,6 +85,8 @@ class Config:
 
 def run(config: Config) -> int:
     """Fit every form, print the tables, and write them with the plots to a folder."""
+    import numpy as np
+
     from evals.precision_fits import fit_forms, read_inputs
     from jlab.training.config import to_dict
     from jlab.training.devices import environment, use_compilation_cache
@@ -102,10 +104,12 @@ def run(config: Config) -> int:
         say(f"{config.out} has these results already: nothing was repeated")
         return 0
     use_compilation_cache()
-    fits = fit_forms(config, inputs, say)
-    out = Run(Path(config.out) if config.out else RUNS / f"{claim_number(RUNS):03d}")
-    out.write_config({**record, "environment": environment()})
-    _write(out, config, inputs, fits)
+    # Constants that a table does not determine run off to 0 or infinity; the page names them.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        fits = fit_forms(config, inputs, say)
+        out = Run(Path(config.out) if config.out else RUNS / f"{claim_number(RUNS):03d}")
+        out.write_config({**record, "environment": environment()})
+        _write(out, config, inputs, fits)
     out.say(f"results in {out.path}")
     return 0
 
