@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jlab.cli import UsageError, claim_number, read_json
+from evals.finished import folder_of
+from jlab.cli import claim_number
 from jlab.data import DataConfig, InstructionConfig
 from jlab.training.config import check_least
 
@@ -82,7 +83,7 @@ def run(config: Config) -> int:
     from jlab.training.devices import use_compilation_cache
     from jlab.training.signals import Interrupted, stop_on_signal
 
-    folder = _out(config.out)
+    folder = folder_of(config.out, "linearized")
     plan = read_plan(config)
     use_compilation_cache()
     try:
@@ -96,19 +97,6 @@ def run(config: Config) -> int:
     out = folder or RUNS / f"{claim_number(RUNS):03d}"
     _write(config, out, plan.title, inputs, found)
     return 0
-
-
-def _out(out: str) -> Path | None:
-    """The folder that is asked for, which must not hold what another command has made."""
-    if not out:
-        return None
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"out: {folder} is not a folder")
-    record = folder / "config.json"
-    if record.is_file() and read_json(record).get("evaluation") != "linearized":
-        raise UsageError(f"out: {out} has other results than of `evals linearized`; name another")
-    return folder
 
 
 def _measure(

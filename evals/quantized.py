@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jlab.cli import UsageError, claim_number, read_json
+from evals.finished import folder_of
+from jlab.cli import UsageError, claim_number
 from jlab.data import DataConfig
 from jlab.training.config import check_least
 
@@ -111,7 +112,7 @@ def run(config: Config) -> int:
 
     if not config.model:
         raise UsageError("quantized needs a model: python -m evals quantized MODEL")
-    folder, settings = _out(config.out), check(config)
+    folder, settings = folder_of(config.out, "quantized"), check(config)
     use_compilation_cache()
     try:
         with stop_on_signal() as stop:
@@ -124,19 +125,6 @@ def run(config: Config) -> int:
     out = folder or RUNS / f"{claim_number(RUNS):03d}"
     _write(config, out, inputs, found)
     return 0
-
-
-def _out(out: str) -> Path | None:
-    """The folder that is asked for, which must not hold what another command has made."""
-    if not out:
-        return None
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"out: {folder} is not a folder")
-    record = folder / "config.json"
-    if record.is_file() and read_json(record).get("evaluation") != "quantized":
-        raise UsageError(f"out: {out} has other results than of `evals quantized`; name another")
-    return folder
 
 
 def _measure(

@@ -241,10 +241,16 @@ def _in_blocks(
     blocks = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
     blocks, inner = split_axis(blocks, axis, fmt.size)
     step = block_step(blocks, fmt, inner)
-    element = fmt.element
-    limit = element.max if isinstance(element, FloatFormat) else element.highest  # symmetric
-    rounded = round_to(jnp.clip(blocks / step, -limit, limit), element, key) * step
+    rounded = round_to(within(blocks, fmt.element, step) / step, fmt.element, key) * step
     return jax.lax.slice_in_dim(rounded.reshape(_joined(blocks.shape, inner)), 0, length, axis=axis)
+
+
+def within(
+    x: Float[Array, "..."], element: IntFormat | FloatFormat, step: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Numbers of a block cut to what its elements reach, on both sides alike."""
+    limit = element.max if isinstance(element, FloatFormat) else element.highest
+    return jnp.clip(x, -limit * step, limit * step)
 
 
 def block_step(blocks: Float[Array, "..."], fmt: BlockFormat, axis: int) -> Float[Array, "..."]:

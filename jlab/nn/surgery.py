@@ -58,9 +58,7 @@ def apply_layer(
     segment_ids: Int[Array, "b l"] | None = None,
 ) -> Float[Array, "b l d"]:
     """The residual stream after layer number `layer` with the given parameters."""
-    position = int(_place(config, layer)[0])
-    context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
-    return Layer(config, position).apply({"params": layer_params}, x, None, context)[0]
+    return _applied(config, layer_params, x, layer, positions, segment_ids, sown=[])[0]
 
 
 def layer_inputs(
@@ -72,12 +70,25 @@ def layer_inputs(
     segment_ids: Int[Array, "b l"] | None = None,
 ) -> tuple[Float[Array, "b l d"], dict[str, Float[Array, "b l inputs"]]]:
     """As `apply_layer`; also what each linear map of the layer reads: `attn.q_proj` and so on."""
-    position = int(_place(config, layer)[0])
-    context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
-    variables = {"params": layer_params}
-    (y, _), sown = Layer(config, position).apply(variables, x, None, context, mutable="inputs")
+    y, sown = _applied(config, layer_params, x, layer, positions, segment_ids, sown=["inputs"])
     read = flatten_dict(sown["inputs"])
     return y, {".".join(path[:-1]): inputs for path, inputs in read.items()}
+
+
+def _applied(
+    config: TransformerConfig,
+    layer_params: Params,
+    x: Float[Array, "b l d"],
+    layer: int,
+    positions: Int[Array, "b l"] | None,
+    segment_ids: Int[Array, "b l"] | None,
+    sown: list[str],
+) -> tuple[Float[Array, "b l d"], Params]:
+    """The residual stream after a layer, and the collections that it sows."""
+    module = Layer(config, int(_place(config, layer)[0]))
+    context, _, _ = read_context(config, x.shape[:2], positions, segment_ids, None)
+    (y, _), found = module.apply({"params": layer_params}, x, None, context, mutable=sown)
+    return y, found
 
 
 def take_stack(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jlab.nn.formats import BlockFormat, Format
-from jlab.nn.quant import Grid, encode
+from jlab.nn.quant import Grid, encode, within
 from jlab.nn.quantized import Quantized, dequantize, quantized
 from jlab.precision.calibration import Moments
 from jlab.precision.grids import at_inputs, check, group_grids, group_numbers
@@ -66,4 +66,7 @@ def _rtn(weights: Array, fmt: Format, group_size: int | None, search: bool) -> t
         weights = jnp.pad(weights, ((0, -inputs % group_size), (0, 0)))
     grids: Grid = group_grids(weights, fmt, group_size, search)
     group = group_numbers(inputs, group_size)
-    return group, encode(weights[:inputs], element, at_inputs(grids, group)), grids
+    grid, weights = at_inputs(grids, group), weights[:inputs]
+    if isinstance(fmt, BlockFormat):
+        weights = within(weights, element, grid.step)
+    return group, encode(weights, element, grid), grids

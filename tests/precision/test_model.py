@@ -371,3 +371,14 @@ def test_a_model_trained_with_rounded_weights_is_not_rounded_twice():
     # Numbers of a grid of 3 bits do not lie on one of 4.
     moved = logits(low, made.params, batch) - logits(once, made.params, batch)
     assert np.abs(moved).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mxint8", "nvfp4", "mxfp6"])
+def test_blocks_are_rounded_as_fake_quantisation_rounds_them(name):
+    """Greatest numbers of either sign too, which the elements cut."""
+    kernel = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    kernel[0], kernel[33] = -1.999, 1.999
+    found, _, _ = rtn(jnp.asarray(kernel), None, parse_format(name))
+    np.testing.assert_allclose(
+        found, fake_quant(jnp.asarray(kernel), parse_format(name), 0), rtol=1e-6
+    )
