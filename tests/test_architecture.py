@@ -109,7 +109,8 @@ def test_every_third_party_import_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
     declared = {re.split(r"[<>=\[]", d)[0].replace("-", "_").lower() for ds in lists for d in ds}
-    # Imported under these names, installed as orbax-checkpoint and flash-linear-attention.
-    declared |= {"orbax", "fla"}
+    # Imported under these names, installed as orbax-checkpoint, flash-linear-attention,
+    # scikit-learn and pillow.
+    declared |= {"orbax", "fla", "sklearn", "pil"}
     used = {module.split(".")[0] for path in FILES for module in imports(path)}
     assert {m.lower() for m in used - set(PACKAGES) - set(sys.stdlib_module_names)} <= declared

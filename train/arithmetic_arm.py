@@ -68,16 +68,17 @@ def train_arm(arm: Arm, held_out: Sequence[Exercise], out: Run, resume_command: 
         batch._replace(mask=batch.mask * np.asarray(answer_mask(batch.tokens)))
         for batch in evaluation_batches([windows(held_out, length)], size)
     ]
+    evaluate = make_evaluate(config.model, batches, 1, mesh, rows)
     job = Job(
         step=_step(config, mesh),
         loader=loader,
         mixer=stratified(),
-        evaluate=make_evaluate(config.model, batches, 1, mesh, rows),
+        evaluate=lambda train: evaluate(train.params),
         names=_NAMES,
         mesh=mesh,
         rows=rows,
         learning_rate=make_schedule(config.optimizer, loop.steps),
-        flops_per_token=3 * flops_per_token(config.model, length),
+        flops_per_item=3 * flops_per_token(config.model, length),
         resume_command=resume_command,
     )
     train = init_train_state(config, mesh, 1)

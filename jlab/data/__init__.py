@@ -1,4 +1,4 @@
-"""Data: text in named groups becomes batches of tokens in any proportions.
+"""Data: text or images in named groups become batches of tokens or pixels in any proportions.
 
 Documents come from files, Hugging Face datasets or the running Python. They are split by the hash
 of their text, tokenised once into local files, packed into windows that remember their documents,
@@ -17,10 +17,16 @@ and drawn by a loader whose whole state is two small arrays:
     (8, 64) [6 2]
     (8, 64) [12  4]
     >>> folder.cleanup()
+
+Images are read the same way: `ImageConfig`, `load_images`, `ImageLoader`.
 """
 
 from jlab.data.batch import Batch
 from jlab.data.groups import DataConfig, Groups, load_groups
+from jlab.data.image_config import ImageConfig
+from jlab.data.image_loader import ImageBatch, ImageLoader, image_evaluation_batches
+from jlab.data.image_set import ImageSet, evaluation_images
+from jlab.data.images import Images, load_images
 from jlab.data.instructions import InstructionConfig, load_instructions
 from jlab.data.loader import LoaderState, MixtureLoader, assign
 from jlab.data.pack import Packed, evaluation_batches, make_batch, pack
@@ -32,6 +38,11 @@ __all__ = [
     "Batch",
     "DataConfig",
     "Groups",
+    "ImageBatch",
+    "ImageConfig",
+    "ImageLoader",
+    "ImageSet",
+    "Images",
     "InstructionConfig",
     "LoaderState",
     "MixtureLoader",
@@ -40,9 +51,12 @@ __all__ = [
     "assign",
     "byte_tokenizer",
     "evaluation_batches",
+    "evaluation_images",
     "file_tokenizer",
     "folder_tokenizer",
+    "image_evaluation_batches",
     "load_groups",
+    "load_images",
     "load_instructions",
     "make_batch",
     "pack",

@@ -15,3 +15,8 @@ class Batch(NamedTuple):
     positions: Int[Array, "batch length"]  # position within the document (or the window)
     group: Int[Array, "batch"]  # which group each row was drawn from
     ids: Shaped[Array, "batch"]  # window number within its group: with `group`, names the row
+
+    @property
+    def items(self) -> int:
+        """Tokens of the batch."""
+        return self.tokens.size

@@ -54,6 +54,11 @@ def text_problem(record: object, text_field: str) -> str | None:
     return None
 
 
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing; for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _open(path: Path) -> io.BufferedIOBase:
     compression = _COMPRESSED.get(path.suffix.lower())
     if compression is None:
@@ -124,5 +129,4 @@ def _parquet(path: Path, text_field: str, bad: Bad) -> Iterator[str]:
                     else:
                         yield record[text_field]
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a readable Parquet file: {reason}") from error
+        raise ValueError(f"{path}: not a readable Parquet file: {reason(error)}") from error

@@ -123,12 +123,17 @@ class MixtureLoader:
         return plans
 
     def _read(self, plan: _Plan, rows: slice) -> Batch:
+        group = plan.group[rows]
+        return make_batch(self.train, group, self._ids(plan, rows), self.document_mask)
+
+    def _ids(self, plan: _Plan, rows: slice) -> Int[np.ndarray, "rows"]:
+        """The window of each row: where its turn stands in the shuffled pass over its group."""
         group, turns = plan.group[rows], plan.turn[rows]
         ids = np.empty(len(group), np.int32)
         for row, (g, turn) in enumerate(zip(group.tolist(), turns.tolist(), strict=True)):
             epoch, place = divmod(turn, len(self.train[g]))
             ids[row] = self._order(g, epoch)[place]
-        return make_batch(self.train, group, ids, self.document_mask)
+        return ids
 
     @functools.cached_property
     def _order(self):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jlab.data.formats import text_problem
+from jlab.data.formats import reason, text_problem
 from jlab.data.table_rows import Row, read_rows
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -66,7 +66,6 @@ def _hub_rows(flag: str, name: str, subset: str | None, split: str) -> list[Row]
             for number, record in enumerate(records, 1)
         ]
     except Exception as error:  # network, name, subset, split: the library raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{flag}: no file {name!r} here, and the Hugging Face hub says: {reason}"
+            f"{flag}: no file {name!r} here, and the Hugging Face hub says: {reason(error)}"
         ) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from jlab.data.formats import Bad, read_file, text_problem
+from jlab.data.formats import Bad, read_file, reason, text_problem
 
 HUB_PREFIX = "hf://"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -99,12 +99,18 @@ class HubSource:
                 streaming=True,
             )
         except Exception as error:  # network, address, split, format: the library raises many kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{where}: cannot be streamed: {reason}") from error
+            raise ValueError(f"{where}: cannot be streamed: {reason(error)}") from error
 
 
-def parse_group(entry: str, text_field: str) -> tuple[str, Source]:
+def parse_group(
+    entry: str, text_field: str, built_in: str = '"stdlib"'
+) -> tuple[str, FileSource | HubSource]:
     """Read one `NAME=WHERE` entry of `groups` into its name and source.
+
+    Args:
+      entry: as the user wrote it.
+      text_field: field of a record that holds the text.
+      built_in: the entries without a "=" that there are, for the message.
 
     Raises:
       ValueError: the entry has another form, or its `hf://` address has unknown parts.
@@ -113,7 +119,7 @@ def parse_group(entry: str, text_field: str) -> tuple[str, Source]:
     name, equals, where = entry.partition("=")
     if not equals or not where or not _NAME.fullmatch(name):
         raise ValueError(
-            'groups: each entry must be "stdlib" or NAME=PATH or NAME=hf://DATASET, with NAME of'
+            f"groups: each entry must be {built_in} or NAME=PATH or NAME=hf://DATASET, with NAME of"
             f" letters, digits, '_', '.', '-'; got {entry!r}"
         )
     if where.startswith(HUB_PREFIX):

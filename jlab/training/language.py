@@ -87,6 +87,10 @@ class GroupLosses(NamedTuple):
     nats_per_token: Float[np.ndarray, "m"]  # mean over tokens; the base of bits per byte
     windows: Float[np.ndarray, "m"]  # windows evaluated
 
+    def metrics(self) -> dict[str, np.floating]:
+        """Perplexity, its mean over groups."""
+        return {"perplexity": np.exp(self.loss).mean()}
+
 
 def make_evaluate(
     config: TransformerConfig,

@@ -1,7 +1,5 @@
 """Train a language model on a mixture of groups: data, mesh, model, step and loop put together."""
 
-import json
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from jaxtyping import Float, PyTree
 from jlab.data import Groups, MixtureLoader, evaluation_batches, load_groups
 from jlab.nn import flops_per_token
 from jlab.training.checkpoint import restore_part
-from jlab.training.config import FREE, differences, from_dict, to_dict
+from jlab.training.config import from_dict, to_dict
 from jlab.training.devices import environment
 from jlab.training.language import GroupLosses, make_evaluate
 from jlab.training.language_config import LanguageModelConfig
@@ -27,6 +25,7 @@ from jlab.training.manifest import newest_whole
 from jlab.training.mesh import MeshConfig, batch_rows, make_mesh
 from jlab.training.mixer import IN_STEP, Mixer
 from jlab.training.optim import make_schedule
+from jlab.training.record import check_record, claim_folder, read_record
 from jlab.training.run import Run, tell_stages
 
 
@@ -73,21 +72,22 @@ def train_language_model(
             "this mixing method compares losses with a reference model: train one first and pass"
             " its parameters as `reference`"
         )
-    _claim_folder(config, groups, run)
+    claim_folder(run, _record(config, groups), _check_vocabulary)
     mesh = make_mesh(config.mesh)
     loader = MixtureLoader(groups.train, config.batch_size, config.seed, config.data.document_mask)
+    evaluate = make_evaluator(config, groups, mesh, "validation", config.eval_windows)
     inside = mixer if mixer.needs & IN_STEP else None
     train = init_train_state(config, mesh, len(groups.names), inside)
     job = Job(
         step=compiled_step(config, groups, mesh, inside, reference),
         loader=loader,
         mixer=sampling_of(mixer) if inside else mixer,
-        evaluate=make_evaluator(config, groups, mesh, "validation", config.eval_windows),
+        evaluate=lambda train: evaluate(train.params),
         names=groups.names,
         mesh=mesh,
         rows=batch_rows(config.batch_size, mesh, config.accumulate),
         learning_rate=make_schedule(config.optimizer, config.loop.steps),
-        flops_per_token=3 * flops_per_token(config.model, config.data.length),
+        flops_per_item=3 * flops_per_token(config.model, config.data.length),
         resume_command=resume_command,
     )
     state = init_loop_state(train, loader, job.mixer, config.seed)
@@ -114,15 +114,14 @@ def restore_language_model(folder: Path, cache_dir: str | None = None) -> Traine
       FileNotFoundError: the folder is not a run or has no checkpoint.
       ValueError: data or tokenizer are not those that the run was trained on.
     """
-    record_path = Path(folder) / "model.json"
-    if not record_path.exists():
-        raise FileNotFoundError(f"{folder} is not the folder of a trained model: no model.json")
-    record = json.loads(record_path.read_text())
+    record = read_record(folder)
     config = from_dict(LanguageModelConfig, record["config"])
     # Evaluation uses the devices that are there, not those that the run was trained on.
     config = replace(config, mesh=MeshConfig())
     groups = load_groups(replace(config.data, cache_dir=cache_dir or config.data.cache_dir))
-    _check_record(record, _record(config, groups), folder)
+    now = _record(config, groups)
+    _check_vocabulary(record, now, folder)
+    check_record(record, now, folder)
     checkpoints = Path(folder) / "checkpoints"
     newest_whole(checkpoints)  # there must be one, before anything is compiled
     mesh = make_mesh(config.mesh)
@@ -181,41 +180,9 @@ def _record(config: LanguageModelConfig, groups: Groups) -> dict[str, Any]:
     }
 
 
-def _claim_folder(config: LanguageModelConfig, groups: Groups, run: Run) -> None:
-    """Write `model.json`, or check that the one there is of the same run."""
-    record, path = {**_record(config, groups), "settings": run.settings}, run.path / "model.json"
-    if path.exists():
-        saved = json.loads(path.read_text())
-        _check_record(saved, record, run.path)
-        run.check_settings(saved)
-    else:
-        run.write_json("model.json", record)
-
-
-def _check_record(saved: dict, now: dict, folder: Path) -> None:
+def _check_vocabulary(saved: dict, now: dict, folder: Path) -> None:
     if saved["vocab_size"] != now["vocab_size"]:
         raise ValueError(
             f"the model in {folder} was trained with a vocabulary of {saved['vocab_size']} tokens;"
             f" the tokenizer now has {now['vocab_size']}"
-        )
-    changed = differences(saved["fingerprints"], now["fingerprints"])
-    if changed:
-        raise ValueError(f"data of the run in {folder} changed since: {'; '.join(changed)[:200]}")
-    other = [
-        line for line in differences(saved["config"], now["config"]) if not line.startswith(FREE)
-    ]
-    if other:
-        raise ValueError(
-            f"{folder} belongs to another config (there and now): {'; '.join(other)[:200]}"
-        )
-    environments = [
-        {k: v for k, v in record["environment"].items() if k not in ("command", "commit")}
-        for record in (saved, now)
-    ]
-    moved = differences(*environments)
-    if moved:
-        warnings.warn(
-            f"this machine is not the one that {folder} was started on, so numbers may differ in"
-            f" the last bits (there and now): {'; '.join(moved)}",
-            stacklevel=2,
         )

@@ -8,19 +8,18 @@ before the checkpoint of that step, so that a run killed anywhere goes on as if 
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Float
 
 from jlab.data.batch import Batch
 from jlab.data.loader import LoaderState, MixtureLoader
 from jlab.training.checkpoint import Checkpointer
 from jlab.training.config import check_least
 from jlab.training.devices import peak_flops
-from jlab.training.language import GroupLosses
 from jlab.training.loop_state import (
     Controller,
     LoopState,
@@ -60,6 +59,16 @@ class LoopConfig:
             raise ValueError(f"loop.nonfinite must be stop or skip; got {self.nonfinite!r}")
 
 
+class Evaluation(Protocol):
+    """What an evaluation gives: `GroupLosses` of text, or another system's of the same form."""
+
+    loss: Float[np.ndarray, "m"]  # of each group
+
+    def metrics(self) -> dict[str, Any]:
+        """What else to log."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
     """What the loop drives; `step` and `evaluate` are compiled functions."""
@@ -67,13 +76,14 @@ class Job:
     step: StepFn
     loader: MixtureLoader
     mixer: Mixer
-    evaluate: Callable[[PyTree], GroupLosses]  # of parameters, on the validation split
+    evaluate: Callable[[TrainState], Evaluation]  # on the validation split
     names: tuple[str, ...]  # of the groups
     mesh: Mesh
     rows: slice  # of each global batch, that this process feeds
     learning_rate: Callable[[int], Any]
-    flops_per_token: float
+    flops_per_item: float  # of a token, or of what `units` counts
     resume_command: str = ""
+    units: str = "tokens"  # what `Batch.items` counts
 
 
 # A method may measure or hand over in a few plans that train no step; this many are a mistake.
@@ -164,7 +174,7 @@ class _Loop:
             },
         )
 
-    def measure(self, state: LoopState, losses: GroupLosses | None = None) -> LoopState:
+    def measure(self, state: LoopState, losses: Evaluation | None = None) -> LoopState:
         """Go through the plans that train no step, up to the next one that does.
 
         Before the checkpoint of this step is written: a resumed run must not log them again.
@@ -216,7 +226,7 @@ class _Loop:
             self._log_step(step, state, host, metrics)
         return state
 
-    def _end_round(self, state: LoopState, losses: GroupLosses | None) -> LoopState:
+    def _end_round(self, state: LoopState, losses: Evaluation | None) -> LoopState:
         """Let the method learn from what came of its plan; then the next plan begins."""
         step, m = int(state.train.step), len(self.job.names)
         if losses is not None and not np.isfinite(losses.loss).all():
@@ -244,7 +254,7 @@ class _Loop:
         return state
 
     def _after_step(
-        self, state: LoopState, step: int, losses: GroupLosses | None, stop: Callable[[], bool]
+        self, state: LoopState, step: int, losses: Evaluation | None, stop: Callable[[], bool]
     ) -> None:
         config = self.config
         metrics = None if losses is None else {"loss": float(losses.loss.mean())}
@@ -258,14 +268,14 @@ class _Loop:
         if stopping:
             raise Interrupted(f"stopped at step {step}")
 
-    def _evaluate(self, state: LoopState, step: int) -> GroupLosses:
+    def _evaluate(self, state: LoopState, step: int) -> Evaluation:
         with self.run.clock.measure("evaluate"):
-            losses = self.job.evaluate(state.train.params)
+            losses = self.job.evaluate(state.train)
         self.run.log(
             step,
             {
                 "eval/loss": losses.loss.mean(),
-                "eval/perplexity": np.exp(losses.loss).mean(),
+                **{f"eval/{name}": x for name, x in losses.metrics().items()},
                 **{f"eval/loss/{n}": x for n, x in zip(self.job.names, losses.loss, strict=True)},
             },
         )
@@ -281,10 +291,10 @@ class _Loop:
 
     def _log_step(self, step: int, state: LoopState, batch: Batch, metrics: dict) -> None:
         names, epochs = self.job.names, self.job.loader.epochs(state.data)
-        tokens = batch.tokens.size * jax.process_count()
-        speed = self.line.speed(step, tokens, self.run.clock.parts["step"])
+        items = batch.items * jax.process_count()
+        speed = self.line.speed(step, items, self.run.clock.parts["step"])
         peak = peak_flops()
-        mfu = speed * self.job.flops_per_token / peak if peak else None
+        mfu = speed * self.job.flops_per_item / peak if peak else None
         self.run.log(
             step,
             {
@@ -297,9 +307,9 @@ class _Loop:
                 **_method_metrics(metrics),
                 "batch": {"group": batch.group, "ids": batch.ids},
             },
-            {"tokens_per_second": speed, "mfu": mfu},
+            {f"{self.job.units}_per_second": speed, "mfu": mfu},
         )
-        self.line.note(step, float(metrics["loss"]), speed, mfu)
+        self.line.note(step, float(metrics["loss"]), f"{speed:,.0f} {self.job.units}/s", mfu)
 
     def _replay_message(self, step: int, batch: Batch, metrics: dict) -> str:
         rows = [f"{self.job.names[g]}:{i}" for g, i in zip(batch.group, batch.ids, strict=True)]

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 # Matrices by name: of linear maps, embeddings, adapters, feature maps.
 _DECAYING = ("kernel", "embedding", "a", "b", "map", "map_in")
 Rule = Literal["adamw", "lion", "sgd"]
-Schedule = Literal["cosine", "linear", "constant", "wsd"]
+Schedule = Literal["cosine", "linear", "constant", "wsd", "warmup_cosine"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ class OptimConfig:
     """Learning rate that the schedule has come to when the last step is done."""
     schedule: Schedule = "cosine"
     """Shape of the decay from peak to end after the warm-up; wsd: stable, then linear (MiniCPM,
-    arXiv 2404.06395)."""
+    arXiv 2404.06395); warmup_cosine: from zero over just `warmup_steps`, cosine to the end rate at
+    `decay_steps`, then flat (the rotation trick's release)."""
+    decay_steps: int = 0
+    """Step at which warmup_cosine comes to the end rate; 0: the last."""
     decay_fraction: float = 0.2
     """Share of the run that wsd decays for."""
     warmup_steps: int = 500
@@ -52,6 +55,9 @@ class OptimConfig:
             self._require(name, lambda x: 0 <= x < math.inf, ">= 0 and finite")
         for name in ("b1", "b2"):
             self._require(name, lambda x: 0 <= x < 1, "in [0, 1)")
+        self._require(
+            "decay_steps", lambda x: x == 0 or x > self.warmup_steps, "0 or > warmup_steps"
+        )
         self._require("decay_fraction", lambda x: 0 < x <= 1, "in (0, 1]")
 
     def _require(self, name: str, fits: Callable[[Any], bool], allowed: str) -> None:
@@ -66,6 +72,12 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     A warm-up longer than a tenth of the run is cut to that tenth, so that the default fits short
     runs as well.
     """
+    if config.schedule == "warmup_cosine":
+        end, rate = config.decay_steps or steps, config.learning_rate
+        end = max(end, config.warmup_steps + 1)  # a run that ends within its warm-up
+        return optax.warmup_cosine_decay_schedule(
+            0.0, rate, config.warmup_steps, end, config.end_learning_rate
+        )
     warmup = min(config.warmup_steps, max(1, steps // 10))
     rest = max(1, steps - warmup)
     peak, end = config.learning_rate, config.end_learning_rate

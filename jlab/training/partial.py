@@ -85,12 +85,12 @@ def train_part(
         step=partial(_given, compiled, frozen),
         loader=stage.loader,
         mixer=stage.mixer,
-        evaluate=stage.evaluate,
+        evaluate=lambda train: stage.evaluate(train.params),
         names=stage.names,
         mesh=stage.mesh,
         rows=batch_rows(config.batch_size, stage.mesh, config.accumulate),
         learning_rate=make_schedule(config.optimizer, config.loop.steps),
-        flops_per_token=stage.flops_per_token,
+        flops_per_item=stage.flops_per_token,
         resume_command=resume_command,
     )
     start = init_loop_state(state, stage.loader, stage.mixer, stage.seed)

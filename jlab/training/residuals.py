@@ -32,6 +32,11 @@ class StreamBatch(NamedTuple):
     ids: Shaped[Array, "batch"]
     residual: Float[Array, "batch length d_model"]
 
+    @property
+    def items(self) -> int:
+        """Tokens of the batch."""
+        return self.tokens.size
+
 
 @dataclass(frozen=True, eq=False)
 class Windows:

@@ -183,17 +183,16 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def speed(self, step: int, tokens: int, seconds: float) -> float:
-        """Tokens per second since the last call, from tokens per step and seconds spent in steps.
+    def speed(self, step: int, items: int, seconds: float) -> float:
+        """Items per second since the last call, from items per step and seconds spent in steps.
 
         The first value of a process holds the compilation.
         """
         (last_step, last_seconds), self._last = self._last, (step, seconds)
-        return (step - last_step) * tokens / max(seconds - last_seconds, 1e-9)
+        return (step - last_step) * items / max(seconds - last_seconds, 1e-9)
 
-    def note(self, step: int, loss: float, tokens_per_second: float, mfu: float | None) -> None:
+    def note(self, step: int, loss: float, speed: str, mfu: float | None) -> None:
         """Show the latest numbers."""
-        speed = f"{tokens_per_second:,.0f} tokens/s"
         if mfu is not None:
             speed += f"  {mfu:.0%} of peak"
         if self._bar is not None:

@@ -1,45 +1,17 @@
 """Arrays of the released LoLCATs code, by case; a family that the file lacks is a skipped case."""
 
-import re
-
 import jax
 import numpy as np
-import pytest
 
-from tests.conftest import golden_folder
+from tests.reference_arrays import ReferenceArrays
 
-ARRAYS = golden_folder() / "lolcats.npz"
+_ARRAYS = ReferenceArrays("lolcats")
+cases, get = _ARRAYS.cases, _ARRAYS.get
 TOLERANCE = {"f32": 2e-5, "f64": 1e-9}  # of the greatest value
 
 
-def held() -> list[str]:
-    if not ARRAYS.exists():
-        return []
-    with np.load(ARRAYS) as arrays:
-        return sorted(arrays.files)
-
-
-def cases(pattern: str) -> list:
-    """What the pattern matches, its groups joined by "-": one parameter each."""
-    matches = (re.fullmatch(pattern, name) for name in held())
-    found = sorted({match.groups() for match in matches if match})
-    if found:
-        return [pytest.param(*groups, id="-".join(filter(None, groups))) for groups in found]
-    groups = re.compile(pattern).groups
-    reason = f"{ARRAYS} has no array {pattern}"
-    return [pytest.param(*[None] * groups, id="none", marks=pytest.mark.skip(reason=reason))]
-
-
-def get(*names: str) -> list[np.ndarray]:
-    with np.load(ARRAYS) as arrays:
-        for name in names:
-            if name not in arrays.files:
-                pytest.skip(f"{ARRAYS} lacks {name}")
-        return [arrays[name] for name in names]
-
-
 def has(name: str) -> bool:
-    return name in held()
+    return name in _ARRAYS.held()
 
 
 def tokens_first(x: np.ndarray) -> np.ndarray:

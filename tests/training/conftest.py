@@ -73,16 +73,17 @@ def bench(tiny) -> Bench:
     host, shardings = jax.device_get(train), jax.tree.map(lambda x: x.sharding, train)
     optimizer = make_optimizer(config.optimizer, config.loop.steps)
     batches = evaluation_batches(groups.validation, config.batch_size, config.eval_windows)
+    evaluate = make_evaluate(config.model, list(batches), m, mesh)
     job = Job(
         step=jit_step(make_train_step(language_loss(config.model, m), optimizer), train),
         loader=MixtureLoader(groups.train, config.batch_size, config.seed),
         mixer=None,
-        evaluate=make_evaluate(config.model, list(batches), m, mesh),
+        evaluate=lambda train: evaluate(train.params),
         names=groups.names,
         mesh=mesh,
         rows=slice(None),
         learning_rate=make_schedule(config.optimizer, config.loop.steps),
-        flops_per_token=3 * flops_per_token(config.model, config.data.length),
+        flops_per_item=3 * flops_per_token(config.model, config.data.length),
         resume_command="python -m train tiny --resume",
     )
     return Bench(config, groups, job, lambda: jax.device_put(host, shardings))

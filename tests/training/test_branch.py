@@ -42,7 +42,7 @@ def ordinary(bench, start: Start, mixture, steps: int):
     state, data, losses = jax.tree.map(jnp.array, start.train), start.data, []
     for batch, after in start.loader().batches(start.data, mixture, steps):
         state, _ = step_of(bench)(state, put_batch(batch, bench.job.mesh))
-        losses.append(bench.job.evaluate(state.params).loss)
+        losses.append(bench.job.evaluate(state).loss)
         data = after
     return state, data, np.array(losses)
 
@@ -69,7 +69,7 @@ def alone(bench, start):
 
 def test_each_branch_is_the_run_that_the_ordinary_step_makes(bench, start, branches, alone):
     assert branches.steps.tolist() == [0, 2, 4, 5]
-    before = bench.job.evaluate(start.train.params).loss
+    before = bench.job.evaluate(start.train).loss
     np.testing.assert_array_equal(branches.before, np.stack([before] * 3))
     for run, (_, data, losses) in enumerate(alone):
         np.testing.assert_allclose(branches.losses[1:, run], losses[[1, 3, 4]], atol=ROUNDING)
@@ -165,7 +165,7 @@ def test_a_branch_of_a_checkpoint_on_its_own_mixture_is_the_run_gone_on(bench, f
     assert start.config == replace(finished.config, mesh=start.config.mesh)
     assert_same_bits(end.train.params, finished.model.params)
     gone_on = branch(start, MIXTURES[[1, 0]], 5)
-    expected = bench.job.evaluate(finished.model.params).loss
+    expected = bench.job.evaluate(end.train).loss
     np.testing.assert_allclose(gone_on.after[0], expected, atol=ROUNDING)
     np.testing.assert_array_equal(gone_on.counts[0], end.data.drawn - start.data.drawn)
 

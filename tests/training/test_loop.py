@@ -112,8 +112,8 @@ def test_bad_steps_are_logged_whenever_they_come(bench, poisoned, tmp_path):
 
 
 def test_a_mixing_method_never_learns_from_a_nan(bench, tmp_path):
-    def spoiled(params):
-        return bench.job.evaluate(params)._replace(loss=np.array([1.0, np.nan]))
+    def spoiled(train):
+        return bench.job.evaluate(train)._replace(loss=np.array([1.0, np.nan]))
 
     with pytest.raises(NonFiniteLoss, match="step 0: the validation loss of other is not finite"):
         play(bench, MIXERS["aioli"], tmp_path, evaluate=spoiled)

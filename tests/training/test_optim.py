@@ -152,7 +152,7 @@ def test_weight_decay_is_scaled_by_the_rate_and_not_by_the_moments():
     ("field", "value", "allowed"),
     [
         ("name", "adam", "one of adamw, lion, sgd"),
-        ("schedule", "cosin", "one of cosine, linear, constant, wsd"),
+        ("schedule", "cosin", "one of cosine, linear, constant, wsd, warmup_cosine"),
         ("learning_rate", 0.0, "> 0 and finite"),
         ("learning_rate", float("inf"), "> 0 and finite"),
         ("learning_rate", float("nan"), "> 0 and finite"),

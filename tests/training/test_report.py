@@ -115,8 +115,8 @@ def test_progress_is_one_plain_line_where_nobody_watches(tmp_path, capsys):
     assert speed == 250  # 5 steps of 100 tokens in 2 s
     assert line.speed(10, 100, 3.0) == 100
     line.step(9)
-    line.note(9, 1.23456, speed, None)
-    line.note(10, 1.0, 1e6, 0.5)
+    line.note(9, 1.23456, f"{speed:,.0f} tokens/s", None)
+    line.note(10, 1.0, "1,000,000 tokens/s", 0.5)
     line.close()
     assert capsys.readouterr().err.splitlines() == [
         "lm 9/20  loss 1.235  250 tokens/s",
