@@ -20,6 +20,7 @@ _SUBPACKAGES = (
     "sampling",
     "stats",
     "training",
+    "vq",
 )
 __all__ = ["__version__", *_SUBPACKAGES]
 

@@ -33,6 +33,19 @@ from jlab.mixing import (
 from jlab.nn.formats import Format
 from jlab.precision import fake_quant, parse_format
 from jlab.training.mixer import GroupGradients
+from jlab.vq import (
+    Quantizer,
+    ema,
+    fsq,
+    grouped,
+    gumbel,
+    learned,
+    lfq,
+    quantize_and_learn,
+    residual,
+    simvq,
+    vector_quantizer,
+)
 
 STEPS = 9  # of a method: enough for a whole round of the slowest one, and the start of the next
 
@@ -42,10 +55,11 @@ class Method(NamedTuple):
     step: Callable  # (state, input) -> (state, output)
     inputs: Callable  # key -> one input
     permute: Callable  # (state, input or output; order) -> the same, its groups in that order
+    steps: int = STEPS
 
 
 # Mixers. Input: validation losses; output: what was planned, and the metrics.
-GROUPS = 3  # no other axis of a mixer's arrays below has this length
+GROUPS = 3  # no other axis of the arrays below has this length
 
 
 def mixer(build: Callable[[np.ndarray], Mixer]) -> Callable[[np.ndarray], Method]:
@@ -135,6 +149,65 @@ def rounding(fmt: Format) -> Callable[[np.ndarray], Method]:
     return lambda order: method
 
 
+# Quantisers. Input: as many tokens as groups above, and a mask; output: of each token and of all.
+CHANNELS = 4
+
+
+def quantizing(quantizer: Quantizer, *, drawing: bool = False) -> Callable[[np.ndarray], Method]:
+    """A row for a quantiser whose parameters follow their gradients; tokens have no order.
+
+    `drawing`: it draws from its tokens by their place, so that nothing is unordered.
+    """
+
+    def init(key):
+        return *quantizer.init(key), jnp.int32(0)
+
+    def step(state, given):
+        params, learned_before, number = state
+        x, mask = given
+        key = jax.random.fold_in(jax.random.key(0), number)
+
+        def loss(params, x):
+            found, after = quantize_and_learn(
+                quantizer, params, learned_before, x, mask=mask, key=key
+            )
+            return jnp.square(found.out - 1).mean() + found.loss, (found, after)
+
+        (slope, of_x), (found, after) = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+        codes = quantizer.decode(params, after, found.ids)
+        params = jax.tree.map(lambda p, s: p - 0.1 * s, params, slope)
+        output = (found.out, found.ids, codes, of_x, found.losses, found.metrics)
+        return (params, after, number + 1), output
+
+    method = Method(
+        init=init,
+        step=step,
+        inputs=lambda key: (jax.random.normal(key, (GROUPS, CHANNELS)), jnp.arange(GROUPS) != 1),
+        permute=(lambda tree, order: tree) if drawing else permute_groups,
+        steps=2,  # each is compiled anew where it runs eagerly
+    )
+    return lambda order: method
+
+
+QUANTIZERS = {
+    "ema": quantizing(vector_quantizer(ema(8, CHANNELS))),
+    "ema, cosine, expiry, freeze": quantizing(
+        vector_quantizer(ema(8, CHANNELS, cosine=True, expire=0.5, unused="freeze", kmeans=2)),
+        drawing=True,
+    ),
+    "learned, expiry": quantizing(
+        vector_quantizer(
+            learned(8, CHANNELS, expire=0.7), orthogonal=0.1, entropy=0.1, sharpness=1.0
+        ),
+        drawing=True,
+    ),
+    "simvq": quantizing(vector_quantizer(simvq(8, CHANNELS))),
+    "residual": quantizing(residual(vector_quantizer(ema(8, CHANNELS)), 2)),
+    "grouped": quantizing(grouped(vector_quantizer(ema(8, CHANNELS // 2)), 2)),
+    "fsq": quantizing(fsq([4, 5, 4, 5])),
+    "lfq": quantizing(lfq(CHANNELS)),
+    "gumbel": quantizing(gumbel(8, CHANNELS), drawing=True),
+}
 METHODS = {
     "stratified": mixer(lambda order: stratified()),
     "static": mixer(lambda order: static(SHARES[order])),
@@ -169,6 +242,7 @@ METHODS = {
         )
     ),
     **{name: rounding(parse_format(name)) for name in ("int4", "int4:asym", "e2m1", "mxfp4")},
+    **QUANTIZERS,
 }
 UNCHANGED = np.arange(GROUPS)
 
@@ -191,7 +265,7 @@ def given_at(method: Method, number: int):
 def run(method: Method, state, step: Callable | None = None) -> list:
     """What `STEPS` steps give: (state, output) after each."""
     path = []
-    for number in range(STEPS):
+    for number in range(method.steps):
         state, output = (step or method.step)(state, given_at(method, number))
         path.append((state, output))
     return path
@@ -244,19 +318,21 @@ def test_vmap_over_seeds_equals_a_loop(row):
     together = run(
         method, jax.vmap(method.init)(keys), jax.jit(jax.vmap(method.step, in_axes=(0, None)))
     )
-    one_by_one = [run(method, method.init(key)) for key in keys]
+    one = jax.jit(method.step)
+    one_by_one = [run(method, method.init(key), one) for key in keys]
     assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *one_by_one))
 
 
 def test_renaming_what_is_unordered_renames_the_result(row):
     order = np.array([2, 0, 1])
     method, renamed = row(UNCHANGED), row(order)
+    step, renamed_step = jax.jit(method.step), jax.jit(renamed.step)
     state = method.init(jax.random.key(0))
     other = method.permute(state, order)
-    for number in range(STEPS):
+    for number in range(method.steps):
         given = given_at(method, number)
-        state, output = method.step(state, given)
-        other, renamed_output = renamed.step(other, method.permute(given, order))
+        state, output = step(state, given)
+        other, renamed_output = renamed_step(other, method.permute(given, order))
         assert_close(renamed_output, method.permute(output, order))
         # A new round draws its own order of probes.
         other = with_orders(other, orders_of(method.permute(state, order)))

@@ -1,0 +1,41 @@
+"""Gumbel codes: the gradient of the softmax, and nothing drawn in evaluation."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jlab.vq import gumbel
+from jlab.vq.gumbel import GumbelState
+
+
+def test_the_gradient_is_that_of_the_mixed_codes():
+    """Of softmax(logits + noise) C at the first temperature, which is 1."""
+    quantizer = gumbel(5, 3, uniform=0.0)
+    params, _ = jax.jit(quantizer.init)(jax.random.key(0))
+    x, g = (jax.random.normal(jax.random.key(i), (7, 3)) for i in (1, 2))
+    key, state = jax.random.key(4), GumbelState(jnp.int32(0))
+
+    def logits(params):
+        return x @ params["logits"]["kernel"] + params["logits"]["bias"][None]
+
+    def hard(params):
+        return (quantizer.quantize(params, state, x, key=key, train=True)[0].out * g).sum()
+
+    def soft(params):
+        noisy = logits(params) + jax.random.gumbel(key, (7, 5))
+        return (jax.nn.softmax(noisy, -1) @ params["vectors"] * g).sum()
+
+    found, expected = (jax.jit(jax.grad(f))(params) for f in (hard, soft))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
+    assert np.abs(found["logits"]["kernel"]).max() > 1e-3
+    ran, _ = quantizer.quantize(params, state, x)
+    np.testing.assert_array_equal(ran.ids, logits(params).argmax(-1))
+
+
+def test_only_batches_with_a_token_cool_it():
+    quantizer = gumbel(5, 3)
+    params, state = quantizer.init(jax.random.key(0))
+    for mask, steps in ((jnp.zeros(4, bool), 0), (jnp.ones(4, bool), 1)):
+        assert quantizer.update(params, state, mask, None).steps == steps
