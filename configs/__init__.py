@@ -29,4 +29,11 @@ PRESETS = {
     "precision_sweep": (
         "the grid of sizes, tokens and bits behind the precision law (about 3 min on 2 cores)"
     ),
+    "vqvae": (
+        "a VQ-VAE with any estimator and codebook, the rotation trick's by default (about 1 min on"
+        " 2 cores)"
+    ),
+    "vqvae_compare": (
+        "gradient estimators and codebooks side by side, five seeds each (about 15 min on 2 cores)"
+    ),
 }

@@ -10,6 +10,7 @@ EVALS = {
     "precision_law": "precision laws fitted to a table of runs: forms compared, best bits, plans",
     "linearized": "linearized models beside their base: perplexity, branches, layers, decoding",
     "quantized": "a model after RTN, GPTQ or AWQ at several precisions: perplexity, bytes, errors",
+    "reconstruction": "VQ-VAEs of a run: errors, use of codes, rFID, what the rotation trick does",
     "coverage": "coverage of repeated samples, its law and forecast, of a run or a table",
     "gsm8k": "repeated samples of GSM8K problems: coverage, its law, majority vote",
     "humaneval": "repeated samples of HumanEval tasks, run in the sandbox: coverage and its law",

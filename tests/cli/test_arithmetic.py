@@ -101,6 +101,7 @@ def test_bad_configs_are_refused_in_one_line(words, says, call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_its_states_are_evaluated_anew_and_more_samples_drawn(unbroken, call, tmp_path):
     whole, _, _ = unbroken("arithmetic")
     shutil.copytree(whole, tmp_path / "runs/arithmetic/001")

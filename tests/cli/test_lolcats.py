@@ -99,6 +99,7 @@ def test_what_is_exported_is_what_was_judged(unbroken, cache, monkeypatch):
         assert np.abs(np.divide(arm[one], arm[other]) - 1).max() > 4e-6, "told apart by that"
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_both_steps_comes_to_the_same_numbers(unbroken, tmp_path, cache):
     whole, _, _ = unbroken("lolcats")
     folder = tmp_path / "runs/lolcats/001"

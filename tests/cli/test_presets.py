@@ -35,15 +35,21 @@ PLOTS = {
         "proportions.png",
     },
 }
+# Both train as `aioli` does, many parts and branches of them: a minute each.
+LONG = ("mixing_compare", "mixing_sweep")
+EACH = [
+    pytest.param(preset, marks=pytest.mark.slow) if preset in LONG else preset for preset in PRESETS
+]
 
 
 def test_every_preset_is_tested_here():
     # Those with files of their own: `arithmetic` makes its problems, `lolcats` trains parts of
-    # models, `precision` and `precision_sweep` quantise them.
-    assert set(LISTED) == {*PRESETS, "arithmetic", "lolcats", "precision", "precision_sweep"}
+    # models, `precision` and `precision_sweep` quantise them, `vqvae` reads images.
+    others = {"arithmetic", "lolcats", "precision", "precision_sweep", "vqvae", "vqvae_compare"}
+    assert set(LISTED) == {*PRESETS, *others}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", EACH)
 def test_a_run_without_network_leaves_all_that_is_promised(preset, unbroken):
     folder, out, _ = unbroken(preset)
     for part in parts(preset, folder).values():
@@ -61,7 +67,7 @@ def test_a_run_without_network_leaves_all_that_is_promised(preset, unbroken):
     assert summary["compile_seconds"] > 0
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", EACH)
 def test_the_config_says_what_ran_and_where(preset, unbroken):
     folder, _, _ = unbroken(preset)
     record = json.loads((folder / "config.json").read_text())
@@ -72,7 +78,7 @@ def test_the_config_says_what_ran_and_where(preset, unbroken):
     )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", EACH)
 def test_progress_is_plain_lines_where_nobody_watches(preset, unbroken):
     _, _, err = unbroken(preset)
     assert "\x1b" not in err
@@ -144,7 +150,7 @@ def test_size_and_seeds_are_the_given_ones_else_the_saved_ones(
     assert records == [{"preset": words.split()[0], "size": size, "seeds": seeds}]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", EACH)
 def test_a_dry_run_tells_the_cost_and_writes_nothing(preset, call, tmp_path):
     code, out, _ = call(train, preset, "--size", "tiny", "--dry-run")
     assert code == 0
@@ -205,7 +211,8 @@ def _assert_every_field_has_help(code: int, out: str, err: str) -> None:
     assert (code, err) == (0, "")
     # Each field: `  --flag TYPE`, then spaces or a new line, its help and `(default: value)`.
     lines = [re.sub("[│╭╰─]", " ", line).rstrip() for line in out.splitlines()]
-    fields = re.split(r"^  ?(?=--[a-z])", "\n".join(lines), flags=re.M)[1:]
+    whole = re.sub(r",\n +(?=--)", ", ", "\n".join(lines))  # a long switch and its opposite
+    fields = re.split(r"^  ?(?=--[a-z])", whole, flags=re.M)[1:]
     assert len(fields) >= 5
     helps = [re.split(r" {2,}|\n", field, maxsplit=1) for field in fields]
     assert [flag for flag, text in helps if not text.partition("(default:")[0].strip()] == []
