@@ -58,6 +58,7 @@ bench: install
 	$(PY) -m benchmarks.linearize
 	$(PY) -m benchmarks.precision
 	$(PY) -m benchmarks.precision_training
+	$(PY) -m benchmarks.vq
 
 clean:
 	rm -rf $(VENV) .venv-3.12 .aot-*
