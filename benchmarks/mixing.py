@@ -20,7 +20,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from benchmarks.train_step import CORES, time_jlab
+from benchmarks.processes import CORES
+from benchmarks.train_step import time_jlab
 from jlab.mixing import (
     Observation,
     aioli,

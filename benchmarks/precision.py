@@ -9,18 +9,13 @@ with the smallest and the greatest ratio. jlab's first call, which compiles, is 
     python -m benchmarks.precision [--rounds 5] [--repeats 5]
 """
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 
-INPUTS, OUTPUTS, ROWS, BITS, CORES = 512, 512, 2048, 4, 2
+from benchmarks.processes import CORES, first_and_median, in_processes, times_and_ratios
+
+INPUTS, OUTPUTS, ROWS, BITS = 512, 512, 2048, 4
 BLOCK, DAMPING, RATIOS, CLIPS = 128, 0.01, 20, 10
 
 
@@ -135,66 +130,30 @@ PEERS = {"jlab": jlab_methods, "torch": torch_methods}
 
 
 def measure(peer: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Of each method the first call's seconds, the median of the others, and the output error."""
+    """Seconds of each method, and the error of its outputs."""
     kernel, x = problem()
     found = {}
     for name, method in PEERS[peer]().items():
-        seconds = []
-        for _ in range(repeats + 1):
-            begin = time.perf_counter()
-            rounded = method()
-            seconds.append(time.perf_counter() - begin)
-        error = float(np.square(x @ (rounded - kernel)).mean() / np.square(x @ kernel).mean())
-        found[name] = {
-            "first": seconds[0],
-            "median": statistics.median(seconds[1:]),
-            "error": error,
-        }
+        seconds = first_and_median(method, repeats)
+        error = np.square(x @ (method() - kernel)).mean() / np.square(x @ kernel).mean()
+        found[name] = {**seconds, "error": float(error)}
     return found
 
 
 def main() -> None:
-    """Alternate fresh processes of both and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls per process")
-    parser.add_argument("--only", choices=PEERS, help="time one in this process, print JSON")
-    parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
-    options = parser.parse_args()
-    if options.only:
-        print(json.dumps(measure(options.only, options.repeats)))
-        return
-    cores = sorted(os.sched_getaffinity(0))[:CORES]
-    os.sched_setaffinity(0, cores)  # the children inherit it
-    found: dict[str, list[dict]] = {name: [] for name in PEERS}
-    for _ in range(options.rounds):
-        for name, results in found.items():
-            python = options.torch_python if name == "torch" else sys.executable
-            command = [python, "-m", "benchmarks.precision", "--only", name]
-            command += ["--repeats", str(options.repeats)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            results.append(json.loads(said.splitlines()[-1]))
-    print(_table(found))
-
-
-def _table(found: dict[str, list[dict]]) -> str:
+    """Print the table."""
+    title = __doc__.splitlines()[0]
+    found = in_processes("benchmarks.precision", title, PEERS, measure, repeats=5)
     lines = [
         "| 512 x 512, 4 bits | jlab (ms) | torch (ms) | torch / jlab | of the rounds |"
         " first call of jlab (s) | error of jlab, torch |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in found["jlab"][0]:
-        ours, theirs = ([r[name]["median"] for r in found[peer]] for peer in ("jlab", "torch"))
-        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-        first = statistics.median(r[name]["first"] for r in found["jlab"])
-        errors = ", ".join(f"{found[peer][0][name]['error']:.4f}" for peer in PEERS)
-        own, other = (1e3 * statistics.median(seconds) for seconds in (ours, theirs))
-        lines.append(
-            f"| {name} | {own:.0f} | {other:.0f}"
-            f" | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f}"
-            f" | {first:.1f} | {errors} |"
-        )
-    return "\n".join(lines)
+        own, other = ([result[name] for result in found[peer]] for peer in ("jlab", "torch"))
+        errors = f"{own[0]['error']:.4f}, {other[0]['error']:.4f}"
+        lines.append(f"| {name} | {times_and_ratios(own, other)} | {errors} |")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -4,21 +4,18 @@ Both train the same shape (width 256, 6 layers, 8 query and 4 key heads, vocabul
 embeddings, batch 8 x 256, float32, gradient clipping, AdamW) on the same two cores. Processes
 alternate, so that a slow moment of the machine hits both; the table gives medians over the rounds.
 
-    python -m benchmarks.train_step [--rounds 5] [--steps 20]
+    python -m benchmarks.train_step [--rounds 5] [--repeats 20]
 """
 
-import argparse
-import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
+from benchmarks.processes import CORES, in_processes, seconds_of
+
 VOCAB, WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN = 4096, 256, 6, 8, 4, 688
-BATCH, LENGTH, CORES = 8, 256, 2
+BATCH, LENGTH = 8, 256
 
 
 def time_jlab(steps: int) -> dict:
@@ -121,11 +118,7 @@ def time_torch(steps: int) -> dict:
 def _times(run, steps: int) -> dict:
     for _ in range(3):  # caches, allocators and thread pools warm up
         run()
-    seconds = []
-    for _ in range(steps):
-        begin = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - begin)
+    seconds = seconds_of(run, steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"step": statistics.median(seconds), "fastest": min(seconds), "peak_mb": peak}
 
@@ -133,26 +126,15 @@ def _times(run, steps: int) -> dict:
 PEERS = {"jlab": time_jlab, "torch": time_torch}
 
 
+def measure(peer: str, steps: int) -> dict:
+    """What is told of one of them."""
+    return PEERS[peer](steps)
+
+
 def main() -> None:
-    """Alternate fresh processes of both and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps per process")
-    parser.add_argument("--only", choices=PEERS, help="time one in this process, print JSON")
-    options = parser.parse_args()
-    if options.only:
-        print(json.dumps(PEERS[options.only](options.steps)))
-        return
-    cores = sorted(os.sched_getaffinity(0))[:CORES]
-    os.sched_setaffinity(0, cores)  # the children inherit it
-    found: dict[str, list[dict]] = {name: [] for name in PEERS}
-    for _ in range(options.rounds):
-        for name, results in found.items():
-            command = [sys.executable, "-m", "benchmarks.train_step", "--only", name]
-            command += ["--steps", str(options.steps)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            results.append(json.loads(said.splitlines()[-1]))
-    print(_table(found))
+    """Print the table."""
+    title = __doc__.splitlines()[0]
+    print(_table(in_processes("benchmarks.train_step", title, PEERS, measure, repeats=20)))
 
 
 def _table(found: dict[str, list[dict]]) -> str:

@@ -10,18 +10,12 @@ table gives medians over the rounds with the smallest and the greatest ratio.
     python -m benchmarks.vq [--rounds 5] [--repeats 7]
 """
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 
-CORES = 2
+from benchmarks.processes import CORES, first_and_median, in_processes, times_and_ratios
+
 ROTATED, TOKENS, DIM, CODES = 16_384, 8192, 32, 1024
 LEVELS, SMALL = 8, 256
 FSQ = (8, 5, 5, 5)
@@ -154,16 +148,8 @@ CASES = (
 
 
 def measure(peer: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Of each case the first call's seconds, and the median of the others."""
-    found = {}
-    for name, method in PEERS[peer]().items():
-        seconds = []
-        for _ in range(repeats + 1):
-            begin = time.perf_counter()
-            method()
-            seconds.append(time.perf_counter() - begin)
-        found[name] = {"first": seconds[0], "median": statistics.median(seconds[1:])}
-    return found
+    """Seconds of each case."""
+    return {name: first_and_median(case, repeats) for name, case in PEERS[peer]().items()}
 
 
 def lookup_memory() -> str:
@@ -188,46 +174,18 @@ def lookup_memory() -> str:
 
 
 def main() -> None:
-    """Alternate fresh processes of both and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each")
-    parser.add_argument("--repeats", type=int, default=7, help="timed calls per process")
-    parser.add_argument("--only", choices=PEERS, help="time one in this process, print JSON")
-    parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
-    options = parser.parse_args()
-    if options.only:
-        print(json.dumps(measure(options.only, options.repeats)))
-        return
-    cores = sorted(os.sched_getaffinity(0))[:CORES]
-    os.sched_setaffinity(0, cores)  # the children inherit it
-    found: dict[str, list[dict]] = {name: [] for name in PEERS}
-    for _ in range(options.rounds):
-        for name, results in found.items():
-            python = options.torch_python if name == "torch" else sys.executable
-            command = [python, "-m", "benchmarks.vq", "--only", name]
-            command += ["--repeats", str(options.repeats)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            results.append(json.loads(said.splitlines()[-1]))
-    print(f"{_table(found)}\n\n{lookup_memory()}")
-
-
-def _table(found: dict[str, list[dict]]) -> str:
+    """Print the tables."""
+    title = __doc__.splitlines()[0]
+    found = in_processes("benchmarks.vq", title, PEERS, measure, repeats=7)
     lines = [
         "| float32, two cores | jlab (ms) | torch (ms) | torch / jlab | of the rounds |"
         " first call of jlab (s) |",
         "|---|---|---|---|---|---|",
     ]
     for ours, theirs, label in CASES:
-        own = [result[ours]["median"] for result in found["jlab"]]
-        other = [result[theirs]["median"] for result in found["torch"]]
-        ratios = [b / a for a, b in zip(own, other, strict=True)]
-        first = statistics.median(result[ours]["first"] for result in found["jlab"])
-        lines.append(
-            f"| {label} | {1e3 * statistics.median(own):.2f} | {1e3 * statistics.median(other):.2f}"
-            f" | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f}"
-            f" | {first:.1f} |"
-        )
-    return "\n".join(lines)
+        own, other = [r[ours] for r in found["jlab"]], [r[theirs] for r in found["torch"]]
+        lines.append(f"| {label} | {times_and_ratios(own, other)} |")
+    print("\n".join(lines), lookup_memory(), sep="\n\n")
 
 
 if __name__ == "__main__":
