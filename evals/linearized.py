@@ -9,25 +9,21 @@ Every number is kept in a store as it is measured, under the content that decide
 stopped goes on where it was, and a second call measures nothing.
 """
 
-import shlex
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from evals.finished import folder_of
-from jlab.cli import claim_number
+from evals.stored import Stop, measure_and_write
 from jlab.data import DataConfig, InstructionConfig
 from jlab.training.config import check_least
 
 if TYPE_CHECKING:
-    from evals.linearized_inputs import Inputs
     from evals.linearized_measure import Measured
     from evals.linearized_plan import Plan
+    from jlab.jobs.results import Store
+    from jlab.training.run import Run
 
 SUBJECT = "run"
-RUNS = Path("runs/linearized")
 
 
 @dataclass(frozen=True)
@@ -78,59 +74,35 @@ class Config:
 
 def run(config: Config) -> int:
     """Measure what is not measured yet, print the tables, and write them with the plots."""
-    from evals.linearized_inputs import read_inputs
     from evals.linearized_plan import read_plan
-    from jlab.training.devices import use_compilation_cache
-    from jlab.training.signals import Interrupted, stop_on_signal
 
-    folder = folder_of(config.out, "linearized")
     plan = read_plan(config)
-    use_compilation_cache()
-    try:
-        with stop_on_signal() as stop:
-            inputs = read_inputs(plan, config.dtype)
-            found = _measure(config, plan, inputs, (folder or RUNS) / "measured", stop)
-    except Interrupted as stopped:
-        command = shlex.join(["python", "-m", "evals", *sys.argv[1:]])
-        print(f"{stopped}; go on with: {command}", file=sys.stderr, flush=True)
-        return 0
-    out = folder or RUNS / f"{claim_number(RUNS):03d}"
-    _write(config, out, plan.title, inputs, found)
-    return 0
+    read, write = partial(_read, config, plan), partial(_write, config, plan)
+    return measure_and_write("linearized", config, read, write)
 
 
-def _measure(
-    config: Config, plan: "Plan", inputs: "Inputs", folder: Path, stop: Callable[[], bool]
-) -> "list[Measured]":
-    from evals.linearized_inputs import subjects
+def _read(config: Config, plan: "Plan"):
+    from evals.linearized_inputs import read_inputs, subjects
     from evals.linearized_measure import measure
     from evals.linearized_windows import read_windows
-    from jlab.jobs import open_store
 
+    inputs = read_inputs(plan, config.dtype)
     windows = read_windows(inputs.groups, config, plan.data.document_mask)
-    with open_store(folder, {"evaluation": "linearized"}) as store:
+
+    def measured(store: "Store", stop: Stop) -> "list[Measured]":
         models = subjects(plan, inputs.base, config.dtype)
         return [measure(config, model, windows, store, stop) for model in models]
 
+    return inputs.groups.fingerprints, measured
+
 
 def _write(
-    config: Config, folder: Path, title: str, inputs: "Inputs", found: "list[Measured]"
-) -> None:
+    config: Config, plan: "Plan", out: "Run", found: "list[Measured]"
+) -> tuple[dict[str, Any], str]:
     from evals.linearized_page import page
     from evals.linearized_plots import plots
     from evals.linearized_scores import summary_of
-    from jlab.training.config import to_dict
-    from jlab.training.devices import environment
-    from jlab.training.run import Run
 
-    out = Run(folder, "linearized")
-    with out.locked():
-        record = {"evaluation": "linearized", "config": to_dict(config)}
-        data = dict(inputs.groups.fingerprints)
-        out.write_config({**record, "fingerprints": data, "environment": environment()})
-        summary = summary_of(config, found)
-        plots(out, summary)
-        text = page(title, summary)
-        out.write_summary(summary, text)
-    print(text, end="")
-    out.say(f"results in {out.path}")
+    summary = summary_of(config, found)
+    plots(out, summary)
+    return summary, page(plan.title, summary)

@@ -8,24 +8,21 @@ Every number is kept in a store as it is measured, under the content that decide
 stopped goes on at the method and format where it was, and a second call measures nothing.
 """
 
-import shlex
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from evals.finished import folder_of
-from jlab.cli import UsageError, claim_number
+from evals.stored import Stop, measure_and_write
+from jlab.cli import UsageError
 from jlab.data import DataConfig
 from jlab.training.config import check_least
 
 if TYPE_CHECKING:
-    from evals.quantized_inputs import Inputs
     from evals.quantized_measure import Measured
+    from jlab.jobs.results import Store
+    from jlab.training.run import Run
 
 SUBJECT = "model"
-RUNS = Path("runs/quantized")
 
 
 @dataclass(frozen=True)
@@ -106,53 +103,28 @@ class Config:
 
 def run(config: Config) -> int:
     """Measure what is not measured yet, print the table, and write it with the plots."""
-    from evals.quantized_inputs import check, read_inputs
-    from jlab.training.devices import use_compilation_cache
-    from jlab.training.signals import Interrupted, stop_on_signal
-
     if not config.model:
         raise UsageError("quantized needs a model: python -m evals quantized MODEL")
-    folder, settings = folder_of(config.out, "quantized"), check(config)
-    use_compilation_cache()
-    try:
-        with stop_on_signal() as stop:
-            inputs = read_inputs(config, settings)
-            found = _measure(config, inputs, (folder or RUNS) / "measured", stop)
-    except Interrupted as stopped:
-        command = shlex.join(["python", "-m", "evals", *sys.argv[1:]])
-        print(f"{stopped}; go on with: {command}", file=sys.stderr, flush=True)
-        return 0
-    out = folder or RUNS / f"{claim_number(RUNS):03d}"
-    _write(config, out, inputs, found)
-    return 0
+    return measure_and_write("quantized", config, partial(_read, config), partial(_write, config))
 
 
-def _measure(
-    config: Config, inputs: "Inputs", folder: Path, stop: Callable[[], bool]
-) -> "list[Measured]":
+def _read(config: Config):
+    from evals.quantized_inputs import check, read_inputs
     from evals.quantized_measure import measure
-    from jlab.jobs import open_store
 
-    with open_store(folder, {"evaluation": "quantized"}) as store:
+    inputs = read_inputs(config, check(config))
+
+    def measured(store: "Store", stop: Stop) -> "list[Measured]":
         return [measure(config, inputs, setting, store, stop) for setting in inputs.settings]
 
+    return inputs.fingerprints, measured
 
-def _write(config: Config, folder: Path, inputs: "Inputs", found: "list[Measured]") -> None:
+
+def _write(config: Config, out: "Run", found: "list[Measured]") -> tuple[dict[str, Any], str]:
     from evals.quantized_page import page
     from evals.quantized_plots import plots
     from evals.quantized_scores import summary_of
-    from jlab.training.config import to_dict
-    from jlab.training.devices import environment
-    from jlab.training.run import Run
 
-    out = Run(folder, "quantized")
-    with out.locked():
-        record = {"evaluation": "quantized", "config": to_dict(config)}
-        data = dict(inputs.fingerprints)
-        out.write_config({**record, "fingerprints": data, "environment": environment()})
-        summary = summary_of(config, found)
-        plots(out, summary)
-        text = page(config.model, summary)
-        out.write_summary(summary, text)
-    print(text, end="")
-    out.say(f"results in {out.path}")
+    summary = summary_of(config, found)
+    plots(out, summary)
+    return summary, page(config.model, summary)

@@ -10,24 +10,22 @@ Every image's numbers are kept in a store as they are measured, under the conten
 what was stopped goes on with the image where it was, and a second call measures nothing.
 """
 
-import shlex
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from evals.finished import folder_of
-from jlab.cli import UsageError, claim_number
+from evals.stored import Stop, measure_and_write
+from jlab.cli import UsageError
 from jlab.data import ImageConfig
 from jlab.training.config import check_least
 
 if TYPE_CHECKING:
     from evals.reconstruction_inputs import Inputs
     from evals.reconstruction_measure import Measured
+    from jlab.jobs.results import Store
+    from jlab.training.run import Run
 
 SUBJECT = "run"
-RUNS = Path("runs/reconstruction")
 
 
 @dataclass(frozen=True)
@@ -67,56 +65,35 @@ class Config:
 
 def run(config: Config) -> int:
     """Measure what is not measured yet, print the tables, and write them with the plots."""
-    from evals.reconstruction_inputs import read_inputs
-    from jlab.training.devices import use_compilation_cache
-    from jlab.training.signals import Interrupted, stop_on_signal
-
     if not config.run:
         raise UsageError("reconstruction needs a run folder: python -m evals reconstruction RUN")
-    folder = folder_of(config.out, "reconstruction")
-    use_compilation_cache()
-    try:
-        with stop_on_signal() as stop:
-            inputs = read_inputs(config)
-            found = _measure(config, inputs, (folder or RUNS) / "measured", stop)
-    except Interrupted as stopped:
-        command = shlex.join(["python", "-m", "evals", *sys.argv[1:]])
-        print(f"{stopped}; go on with: {command}", file=sys.stderr, flush=True)
-        return 0
-    out = folder or RUNS / f"{claim_number(RUNS):03d}"
-    _write(config, out, inputs, found)
-    return 0
+    return measure_and_write(
+        "reconstruction", config, partial(_read, config), partial(_write, config)
+    )
 
 
-def _measure(
-    config: Config, inputs: "Inputs", folder: Path, stop: Callable[[], bool]
-) -> "list[Measured]":
+def _read(config: Config):
+    from evals.reconstruction_inputs import read_inputs
     from evals.reconstruction_measure import measure
-    from jlab.jobs import open_store
 
-    with open_store(folder, {"evaluation": "reconstruction"}) as store:
-        return [measure(config, inputs, subject, store, stop) for subject in inputs.subjects]
+    inputs = read_inputs(config)
+
+    def measured(store: "Store", stop: Stop) -> "tuple[Inputs, list[Measured]]":
+        return inputs, [measure(config, inputs, one, store, stop) for one in inputs.subjects]
+
+    return inputs.fingerprints, measured
 
 
-def _write(config: Config, folder: Path, inputs: "Inputs", found: "list[Measured]") -> None:
+def _write(
+    config: Config, out: "Run", measured: "tuple[Inputs, list[Measured]]"
+) -> tuple[dict[str, Any], str]:
     from evals.reconstruction_landscape import landscape
     from evals.reconstruction_page import page
     from evals.reconstruction_plots import plots
     from evals.reconstruction_scores import summary_of
-    from jlab.training.config import to_dict
-    from jlab.training.devices import environment
-    from jlab.training.run import Run
 
-    out = Run(folder, "reconstruction")
-    with out.locked():
-        record = {"evaluation": "reconstruction", "config": to_dict(config)}
-        data = inputs.fingerprints
-        out.write_config({**record, "fingerprints": data, "environment": environment()})
-        for one in found:
-            alone = len(found) == 1
-            plots(out if alone else out.child(one.subject.label), config, inputs, one)
-        summary = {**summary_of(config, found), **landscape(out)}
-        text = page(config.run, summary)
-        out.write_summary(summary, text)
-    print(text, end="")
-    out.say(f"results in {out.path}")
+    inputs, found = measured
+    for one in found:
+        plots(out if len(found) == 1 else out.child(one.subject.label), config, inputs, one)
+    summary = {**summary_of(config, found), **landscape(out)}
+    return summary, page(config.run, summary)
