@@ -27,7 +27,7 @@ def beam_search(
         paths = jnp.zeros((rows, 1, 0), jnp.int32)
         for level in range(levels):
             beams = left.shape[1]
-            cost = distances(codes[level], left.reshape(rows * beams, -1)).reshape(
+            cost = distances(codes[level], left.reshape(rows * beams, part.shape[1])).reshape(
                 rows, beams, size
             )
             cost = cost + jnp.square(left).sum(-1, keepdims=True)

@@ -11,7 +11,7 @@ from jlab.vq.estimators import straight_through
 from jlab.vq.kmeans import unit_rows
 from jlab.vq.losses import entropies, mean_square
 from jlab.vq.metrics import MOST_COUNTED, code_use, distortion
-from jlab.vq.quantizer import Quantized, Quantizer, codes_of, finish, tokens_of
+from jlab.vq.quantizer import Quantized, Quantizer, checked_ids, codes_of, finish, tokens_of
 
 _MOST_BITS = 30  # ids are int32
 _MOST_COMPARED = MOST_COUNTED.bit_length() - 1  # bits whose codes are compared one by one
@@ -73,7 +73,7 @@ def lfq(
             ones = (z > 0).astype(int)
             chosen = (ones * by_channel(basis, ones)).sum(-1)
         else:
-            chosen = ids.reshape(-1)
+            chosen = checked_ids(ids, 2**bits).reshape(-1)
         q = decode(params, state, chosen).astype(z.dtype)
         losses = {"commitment": commitment * mean_square(z, q, read.mask, axes)}
         if entropy:

@@ -156,4 +156,4 @@ def _cut(x: Float[Array, "*batch d"], groups: int, dim: int) -> Float[Array, "*b
 
 
 def _joined(x: Float[Array, "*batch groups d"]) -> Float[Array, "*batch groups_x_d"]:
-    return x.reshape(*x.shape[:-2], -1)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])

@@ -12,7 +12,7 @@ from jlab.vq.codebooks import check_book
 from jlab.vq.compose import linear, linear_init
 from jlab.vq.dtypes import wide
 from jlab.vq.metrics import code_use
-from jlab.vq.quantizer import Quantized, Quantizer, finish, rows_of, tokens_of
+from jlab.vq.quantizer import Quantized, Quantizer, checked_ids, finish, rows_of, tokens_of
 
 
 class GumbelState(NamedTuple):
@@ -85,7 +85,7 @@ def gumbel(
             if key is None:
                 raise ValueError("key must be given: gumbel draws codes in training; got None")
             noisy = logits + jax.random.gumbel(own_key(key, axes), logits.shape, logits.dtype)
-        chosen = noisy.argmax(-1) if ids is None else ids.reshape(-1)
+        chosen = noisy.argmax(-1) if ids is None else checked_ids(ids, size).reshape(-1)
         vectors = params["vectors"].astype(e.dtype)
         mixed = jax.nn.softmax(noisy / heat(state).astype(e.dtype), -1) @ vectors
         hard = rows_of(vectors, chosen)

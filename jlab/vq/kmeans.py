@@ -82,6 +82,8 @@ def random_tokens(
     Returns:
       The tokens, and whether there was any.
     """
+    if not len(tokens):
+        return jnp.zeros((count, tokens.shape[1]), tokens.dtype), jnp.bool_(False)
     everyone = from_all(mask, axes)
     place = jnp.where(everyone, jax.random.uniform(key, everyone.shape), 2.0).argsort()
     there = everyone.sum()

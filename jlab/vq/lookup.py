@@ -99,6 +99,6 @@ def strided(tokens: Float[Array, "n d"], rows: int) -> Float[Array, "parts m d"]
 
     Each part has tokens of every device that the tokens are split over.
     """
-    parts = -(-tokens.shape[0] // rows)
+    parts = max(-(-tokens.shape[0] // rows), 1)
     padded = jnp.pad(tokens, ((0, -tokens.shape[0] % parts), (0, 0)))
     return padded.reshape(-1, parts, tokens.shape[1]).swapaxes(0, 1)

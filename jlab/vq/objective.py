@@ -13,6 +13,7 @@ from jlab.data.image_loader import ImageBatch
 from jlab.training.state import Aux, Mean
 from jlab.training.step import LossFn
 from jlab.vq.config import THROUGH
+from jlab.vq.kmeans import unit_rows
 from jlab.vq.quantizer import Quantized
 from jlab.vq.through import loss_through
 from jlab.vq.vqvae import VQVAE
@@ -107,6 +108,8 @@ def reconstruct(
     gradient = model.config.quantizer.estimator
     loss, images, rows = decoded(quantized.out)
     if gradient in THROUGH:
+        # A cosine codebook's codes stand for tokens at unit length: there the decoder is asked.
+        latents = unit_rows(latents) if model.config.quantizer.codebook.cosine else latents
         loss = loss_through(lambda z: decoded(z)[0], latents, quantized.out, gradient)
     return Reached(loss + quantized.loss, images, rows, quantized, after["codebook"])
 

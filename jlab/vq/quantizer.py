@@ -127,7 +127,7 @@ def finish(
     """Codes and ids in the input's shape: 0 and -1 where masked, NaN for what was not finite."""
     out = jnp.where(read.given[:, None], jnp.where(read.mask[:, None], out, jnp.nan), 0)
     ids = jnp.where(read.mask, ids, -1).astype(jnp.int32)
-    return out.reshape(*read.batch, -1), ids.reshape(read.batch)
+    return out.reshape(*read.batch, out.shape[-1]), ids.reshape(read.batch)
 
 
 def rows_of(
@@ -173,7 +173,12 @@ def checked_ids(ids: Int[Array, "*batch"], size: int) -> Int[Array, "*batch"]:
             raise ValueError(
                 f"ids must be in 0..{size - 1}, or -1 for none; got {low if low < -1 else high}"
             )
-    return ids
+    # Bytes hold neither -1 nor the numbers that ids are compared with, and would wrap round.
+    return (
+        ids
+        if jnp.issubdtype(ids.dtype, jnp.signedinteger) and ids.itemsize >= 4
+        else ids.astype(jnp.int32)
+    )
 
 
 def several(quantizer: Quantizer, count: int) -> tuple[Callable, Callable]:

@@ -114,7 +114,8 @@ def residual(
     def update(params: PyTree, state: PyTree, assigned: PyTree, key: Array | None) -> PyTree:
         if not shared:
             return update_each(params, state, assigned, key)
-        together = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), assigned)
+        # Token after token, so that devices that split the tokens have them in the same order.
+        together = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), assigned)
         return quantizer.update(params, state, together, key)
 
     def decode(params: PyTree, state: PyTree, ids: Int[Array, "*batch levels"]) -> Array:

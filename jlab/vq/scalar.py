@@ -12,7 +12,7 @@ from jlab.vq.axes import ALONE, Axes
 from jlab.vq.dtypes import by_channel, wide
 from jlab.vq.estimators import straight_through
 from jlab.vq.metrics import code_use, distortion
-from jlab.vq.quantizer import Quantized, Quantizer, codes_of, finish, tokens_of
+from jlab.vq.quantizer import Quantized, Quantizer, checked_ids, codes_of, finish, tokens_of
 
 
 def fsq(
@@ -60,7 +60,9 @@ def fsq(
         offset = np.where(steps % 2, 0.0, 0.5)
         bent = jnp.tanh(z + by_channel(np.arctanh(offset / half), z))
         inside = bent * by_channel(half, z) - by_channel(offset, z)
-        return inside, jnp.round(inside)
+        # From 1002 levels on, `eps` of their number is more than half a level.
+        last = by_channel(steps - 1 - half_width, z)
+        return inside, jnp.clip(jnp.round(inside), -by_channel(half_width, z), last)
 
     def code(level: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         """The value in [-1, 1] of a level."""
@@ -84,7 +86,7 @@ def fsq(
             digits = (level if symmetric else level + by_channel(half_width, level)).astype(int)
             chosen, q = (digits * by_channel(basis, digits)).sum(-1), code(level)
         else:
-            chosen = ids.reshape(-1)
+            chosen = checked_ids(ids, size).reshape(-1)
             q = decode(params, state, chosen).astype(e.dtype)
         out, chosen = finish(read, straight_through(e, q).astype(x.dtype), chosen)
         metrics = distortion(*jax.lax.stop_gradient((e, q)), read.mask, axes)

@@ -10,7 +10,7 @@ from jlab.vq.estimators import Estimator, rotation_trick
 from jlab.vq.kmeans import unit_rows
 from jlab.vq.losses import entropies, mean_square, orthogonality
 from jlab.vq.metrics import code_counts, distortion, perplexity, usage
-from jlab.vq.quantizer import Quantized, Quantizer, Tokens, finish, rows_of, tokens_of
+from jlab.vq.quantizer import Quantized, Quantizer, Tokens, checked_ids, finish, rows_of, tokens_of
 
 
 def vector_quantizer(
@@ -70,7 +70,7 @@ def vector_quantizer(
         if ids is None:
             chosen, q = codebook.lookup(params, state, fixed)
         else:
-            chosen = ids.reshape(-1)
+            chosen = checked_ids(ids, codebook.size).reshape(-1)
             q = rows_of(codebook.vectors(params, state), chosen, axes)
         q = q.astype(e.dtype)
         out = estimator(e, q)

@@ -34,6 +34,9 @@ def quantizers(axes: Axes) -> dict:
         "learned": vector_quantizer(learned(CODES, DIM, **busy), axes=axes),
         "simvq": vector_quantizer(simvq(CODES, DIM, axes=axes), axes=axes),
         "residual": residual(vector_quantizer(ema(CODES, DIM, **busy), axes=axes), 2, beam=2),
+        "residual, shared": residual(
+            vector_quantizer(ema(CODES, DIM, **busy), axes=axes), 2, shared=True
+        ),
     }
     if axes.codes is None:
         book = learned(CODES, DIM, axes=axes)

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.vq.quantizers import QUANTIZERS, SELDOM, SHAPE, equal, leaves, run, started, tokens
+from jlab.vq import ema, fsq, lfq, quantize_and_learn, vector_quantizer
+from tests.vq.quantizers import DIM, QUANTIZERS, SELDOM, SHAPE, equal, leaves, run, started, tokens
 
 MASK = np.random.default_rng(5).random(SHAPE) < 0.6
 
@@ -92,3 +93,24 @@ def test_gradients_are_finite_at_any_scale(name):
         ran = run(name, x)
         for leaf in leaves((ran.of_params, ran.of_x, ran.state, ran.found.losses)):
             assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64])
+def test_ids_of_any_integer_type_are_read(dtype):
+    ids = np.array([0, 5, 100])
+    for quantizer in (vector_quantizer(ema(256, 3)), fsq([8, 5, 5]), lfq(9)):
+        first = quantizer.init(jax.random.key(0))
+        expected = quantizer.decode(*first, ids.astype(np.int32))
+        np.testing.assert_array_equal(quantizer.decode(*first, ids.astype(dtype)), expected)
+        taken = jax.jit(quantizer.decode)(*first, ids.astype(dtype))
+        np.testing.assert_array_equal(taken, expected)
+
+
+def test_no_tokens_at_all(name):
+    quantizer = QUANTIZERS[name]
+    params, state = started(name)
+    none = np.zeros((0, DIM), np.float32)
+    found, after = quantize_and_learn(quantizer, params, state, none, key=jax.random.key(0))
+    assert found.ids.shape == (0, *quantizer.places)
+    assert np.isfinite(found.loss)
+    assert equal(after, state)

@@ -19,3 +19,12 @@ def test_codes_too_many_to_count_are_not_counted(quantizer, dim):
     np.testing.assert_allclose(quantizer.decode({}, {}, found.ids), found.out, rtol=1e-6)
     most, _ = quantizer.quantize({}, {}, jnp.full((1, dim), 9.0))
     assert most.ids == 2**30 - 1
+
+
+@pytest.mark.parametrize("levels", [1002, 1003, 4096])
+def test_many_levels_stay_within_theirs(levels):
+    """There the stretch of tanh by 1e-3 is more than half a level."""
+    quantizer = fsq([levels, 3])
+    found, _ = quantizer.quantize({}, {}, jnp.array([[20.0, 0.0], [-20.0, 0.0], [20.0, 20.0]]))
+    assert found.ids.tolist() == [2 * levels - 1, levels, 3 * levels - 1]
+    np.testing.assert_array_equal(quantizer.decode({}, {}, found.ids), found.out)
