@@ -6,12 +6,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jlab.vq.axes import ALONE, Axes
+from jlab.vq.checks import require_not_negative, require_sharpness
 from jlab.vq.dtypes import by_channel, wide
 from jlab.vq.estimators import straight_through
 from jlab.vq.kmeans import unit_rows
 from jlab.vq.losses import entropies, mean_square
 from jlab.vq.metrics import MOST_COUNTED, code_use, distortion
-from jlab.vq.quantizer import Quantized, Quantizer, checked_ids, codes_of, finish, tokens_of
+from jlab.vq.quantizer import Quantized, Quantizer, codes_of, finish, given_ids, tokens_of
 
 _MOST_BITS = 30  # ids are int32
 _MOST_COMPARED = MOST_COUNTED.bit_length() - 1  # bits whose codes are compared one by one
@@ -49,7 +50,9 @@ def lfq(
     Source: Yu et al., "Language Model Beats Diffusion", arXiv 2310.05737, Section 3.1; BSQ: Zhao et
     al., arXiv 2406.07548.
     """
-    _check(bits, entropy, commitment)
+    _check(bits, entropy)
+    require_not_negative(entropy=entropy, diversity=diversity, commitment=commitment)
+    require_sharpness(sharpness)
     scale = bits**-0.5 if spherical else 1.0
     basis = 2 ** np.arange(bits)[::-1]
 
@@ -73,7 +76,7 @@ def lfq(
             ones = (z > 0).astype(int)
             chosen = (ones * by_channel(basis, ones)).sum(-1)
         else:
-            chosen = checked_ids(ids, 2**bits).reshape(-1)
+            chosen = given_ids(ids, 2**bits, read.batch).reshape(-1)
         q = decode(params, state, chosen).astype(z.dtype)
         losses = {"commitment": commitment * mean_square(z, q, read.mask, axes)}
         if entropy:
@@ -94,12 +97,9 @@ def lfq(
     return Quantizer(lambda key: ({}, {}), quantize, update, decode, bits, 2**bits)
 
 
-def _check(bits: int, entropy: float, commitment: float) -> None:
+def _check(bits: int, entropy: float) -> None:
     if not 1 <= bits <= _MOST_BITS:
         raise ValueError(f"bits must be in 1..{_MOST_BITS}; got {bits}")
-    for name, value in (("entropy", entropy), ("commitment", commitment)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be >= 0 and finite; got {value}")
     if entropy and bits > _MOST_COMPARED:
         raise ValueError(
             f"entropy must be 0 above {_MOST_COMPARED} bits, whose codes are too many to compare"

@@ -1,4 +1,6 @@
-"""What every network asks of its config and of the arrays it is given."""
+"""What configs, quantisers and networks ask of their settings and of the arrays they are given."""
+
+import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,6 +12,17 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Refuses a value by its name: `name must be allowed; got value`."""
     if not condition:
         raise ValueError(f"{name} must be {allowed}; got {value!r}")
+
+
+def require_not_negative(**values: float) -> None:
+    """Refuses what is negative or not finite, by name."""
+    for name, value in values.items():
+        require(0 <= value < math.inf, name, value, ">= 0 and finite")
+
+
+def require_sharpness(sharpness: float) -> None:
+    """Refuses an inverse temperature that is none."""
+    require(0 < sharpness < math.inf, "sharpness", sharpness, "> 0 and finite")
 
 
 def require_positive(config: object, prefix: str, *names: str) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jlab.vq.axes import ALONE, Axes, total
+from jlab.vq.checks import require, require_not_negative
 from jlab.vq.kmeans import random_tokens, statistics, token_means, unit_rows
 from jlab.vq.lookup import nearest
 
@@ -109,9 +110,7 @@ def ema(
     check_book(size, dim, init, expire, kmeans, decay)
     if unused not in ("decay", "freeze"):
         raise ValueError(f"unused must be decay or freeze; got {unused!r}")
-    for name, value in (("eps", eps), ("counts", counts), ("floor", floor)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be >= 0 and finite; got {value}")
+    require_not_negative(eps=eps, counts=counts, floor=floor)
 
     def first(key: Array) -> tuple[PyTree, EMAState]:
         rows = first_rows(key, size, dim, init)
@@ -209,11 +208,8 @@ def check_book(size: int, dim: int, init: Start, expire: float, kmeans: int, dec
       ValueError: by name.
     """
     for name, value, least in (("size", size, 1), ("dim", dim, 1), ("kmeans", kmeans, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be >= {least}; got {value}")
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay must be in [0, 1); got {decay}")
-    if not 0 <= expire < float("inf"):
-        raise ValueError(f"expire must be >= 0 and finite; got {expire}")
-    if init not in get_args(Start):
-        raise ValueError(f"init must be one of {', '.join(get_args(Start))}; got {init!r}")
+        require(least <= value, name, value, f">= {least}")
+    require(size < 2**31, "size", size, "under 2^31")  # ids are int32
+    require(0 <= decay < 1, "decay", decay, "in [0, 1)")
+    require_not_negative(expire=expire)
+    require(init in get_args(Start), "init", init, f"one of {', '.join(get_args(Start))}")

@@ -10,6 +10,7 @@ from jlab.vq.quantizer import (
     Quantizer,
     checked_ids,
     checked_mask,
+    given_ids,
     several,
     without_masked,
 )
@@ -63,6 +64,7 @@ def _separate(quantizer: Quantizer, groups: int) -> Quantizer:
     def quantize(params, state, x, mask=None, key=None, train=False, ids=None):
         parts = jnp.moveaxis(_cut(x, groups, quantizer.dim), -2, 0)
         if ids is not None:
+            ids = given_ids(ids, quantizer.size, (*x.shape[:-1], groups, *quantizer.places))
             ids = jnp.moveaxis(ids, -1 - inner, 0)
         keys = None if key is None else jax.random.split(key, groups)
 

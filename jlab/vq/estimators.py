@@ -8,9 +8,9 @@ angle between gradient and output. Symbols: e -> e, q -> q, lambda -> `length_ra
 gamma -> scale, c = cos(theta) -> `cosine`.
 
 Every estimator here is `(e[..., d], q[..., d]) -> out[..., d]`. Its value is q to the last bit
-(`diveq` with noise apart), its gradient is finite wherever e, q and g are, and no gradient reaches
-the codes (`diveq` apart). Arithmetic is in float32 or wider, on pairs of dot products: a d x d
-matrix is never formed.
+(`diveq` with noise apart), its gradient is finite wherever e, q and g are and lambda g is within
+their type, and no gradient reaches the codes (`diveq` apart). Arithmetic is in float32 or wider, on
+pairs of dot products: a d x d matrix is never formed.
 """
 
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def rotation_trick(
       max_scale: bound of that factor: |q| / |e| is large for short e.
 
     Raises:
-      ValueError: shapes that differ.
+      ValueError: shapes that differ, or a bound that is not above 0.
 
     Source: Section 4.2; gamma: Appendix A.9.2.
 
@@ -201,6 +201,10 @@ class _Rotated:
     max_scale: float
     tangent: bool
     reflect: bool
+
+    def __post_init__(self):
+        if not self.max_scale > 0:
+            raise ValueError(f"max_scale must be > 0; got {self.max_scale}")
 
     def __call__(self, e: Array, q: Array, g: Array) -> Array:
         """Gradient of e from that of the output, all `[..., d]` in one wide type."""

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jlab.vq.axes import ALONE, Axes, masked_mean, own_key, total
+from jlab.vq.checks import require, require_not_negative
 from jlab.vq.codebooks import check_book
 from jlab.vq.compose import linear, linear_init
 from jlab.vq.dtypes import wide
 from jlab.vq.metrics import code_use
-from jlab.vq.quantizer import Quantized, Quantizer, checked_ids, finish, rows_of, tokens_of
+from jlab.vq.quantizer import Quantized, Quantizer, finish, given_ids, rows_of, tokens_of
 
 
 class GumbelState(NamedTuple):
@@ -32,7 +33,8 @@ def gumbel(
 ) -> Quantizer:
     """Logits of a linear map choose the code: argmax of logits + Gumbel noise in training.
 
-    The value is the chosen row, the gradient that of softmax((logits + noise) / temperature) rows.
+    The value is the chosen row, which alone learns from it; the logits' gradient is that of
+    softmax((logits + noise) / temperature) rows.
 
     Args:
       size: number of codes K.
@@ -49,11 +51,10 @@ def gumbel(
     of VQGAN's release (arXiv 2012.09841). The paper's baseline of Tables 1 and 3.
     """
     check_book(size, dim, "normal", 0, 0, 0)
-    if min(temperature) <= 0 or anneal < 1 or uniform < 0:
-        raise ValueError(
-            "temperature must be > 0, anneal >= 1 and uniform >= 0; got"
-            f" {temperature}, {anneal} and {uniform}"
-        )
+    for value in temperature:
+        require(0 < value < math.inf, "temperature", value, "> 0 and finite")
+    require(anneal >= 1, "anneal", anneal, ">= 1")
+    require_not_negative(uniform=uniform)
 
     def init(key: Array) -> tuple[PyTree, GumbelState]:
         to_logits, rows = jax.random.split(key)
@@ -85,11 +86,13 @@ def gumbel(
             if key is None:
                 raise ValueError("key must be given: gumbel draws codes in training; got None")
             noisy = logits + jax.random.gumbel(own_key(key, axes), logits.shape, logits.dtype)
-        chosen = noisy.argmax(-1) if ids is None else checked_ids(ids, size).reshape(-1)
+        chosen = noisy.argmax(-1) if ids is None else given_ids(ids, size, read.batch).reshape(-1)
         vectors = params["vectors"].astype(e.dtype)
-        mixed = jax.nn.softmax(noisy / heat(state).astype(e.dtype), -1) @ vectors
+        mixture = jax.nn.softmax(noisy / heat(state).astype(e.dtype), -1)
         hard = rows_of(vectors, chosen)
-        out, chosen = finish(read, _value_of(hard, mixed).astype(x.dtype), chosen)
+        # Of the one-hot choice: the chosen row learns from it, the logits as if it were soft.
+        slopes = hard + mixture @ jax.lax.stop_gradient(vectors)
+        out, chosen = finish(read, _value_of(hard, slopes).astype(x.dtype), chosen)
         shares = jax.nn.softmax(logits, -1)
         kl = (shares * jnp.log(shares * size + 1e-10)).sum(-1)
         losses = {"uniform": uniform * masked_mean(kl, read.mask, axes)}

@@ -113,7 +113,9 @@ def token_means(
 def unit_rows(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Each vector at unit length, in float32 or wider; zero stays zero, with a finite gradient."""
     long = wide(x)
-    square = jnp.square(long).sum(-1, keepdims=True)
-    positive = square > 0
-    unit = long * jax.lax.rsqrt(jnp.where(positive, square, 1.0))
+    # At another scale first, where squares neither overflow nor vanish; it has no gradient.
+    largest = jax.lax.stop_gradient(jnp.abs(long).max(-1, keepdims=True))
+    positive = largest > 0
+    near = jnp.where(positive, long, 1.0) / jnp.where(positive, largest, 1.0)
+    unit = near * jax.lax.rsqrt(jnp.square(near).sum(-1, keepdims=True))
     return jnp.where(positive, unit, 0.0).astype(x.dtype)

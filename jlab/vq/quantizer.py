@@ -174,11 +174,20 @@ def checked_ids(ids: Int[Array, "*batch"], size: int) -> Int[Array, "*batch"]:
                 f"ids must be in 0..{size - 1}, or -1 for none; got {low if low < -1 else high}"
             )
     # Bytes hold neither -1 nor the numbers that ids are compared with, and would wrap round.
-    return (
-        ids
-        if jnp.issubdtype(ids.dtype, jnp.signedinteger) and ids.itemsize >= 4
-        else ids.astype(jnp.int32)
-    )
+    wide_enough = jnp.issubdtype(ids.dtype, jnp.signedinteger) and ids.itemsize >= 4
+    return ids if wide_enough else ids.astype(jnp.int32)
+
+
+def given_ids(ids: Int[Array, "*batch"], size: int, shape: tuple[int, ...]) -> Int[Array, "*batch"]:
+    """Ids in place of a lookup.
+
+    Raises:
+      ValueError: as `checked_ids`, or another shape.
+    """
+    ids = checked_ids(ids, size)
+    if ids.shape != shape:
+        raise ValueError(f"ids must be of shape {shape} for this x; got {ids.shape}")
+    return ids
 
 
 def several(quantizer: Quantizer, count: int) -> tuple[Callable, Callable]:

@@ -6,9 +6,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jlab.vq.beam import beam_search
+from jlab.vq.checks import require
 from jlab.vq.dtypes import by_channel
 from jlab.vq.estimators import Estimator
-from jlab.vq.quantizer import Quantized, Quantizer, checked_ids, several, without_masked
+from jlab.vq.quantizer import (
+    Quantized,
+    Quantizer,
+    checked_ids,
+    checked_mask,
+    given_ids,
+    several,
+    without_masked,
+)
 
 
 def residual(
@@ -38,9 +47,10 @@ def residual(
         (quantise-dropout); needs a key. The others learn nothing and have no loss.
       beam: sums of codes that are followed at the same time; 1 takes the nearest code at each
         level. Costs `beam` times the lookup; the error is never larger in exact arithmetic of one
-        level, and smaller on average for several.
-      shrink: level l works at `shrink ** l` of the scale, also by channel: 1 / (L - 1) for FSQ of L
-        steps, 1 / 2 for LFQ.
+        level, and smaller on average for several. The sums are of all levels, also in a step that
+        keeps fewer.
+      shrink: above 0; level l works at `shrink ** l` of the scale, also by channel: 1 / (L - 1) for
+        FSQ of L steps, 1 / 2 for LFQ.
 
     Raises:
       ValueError: a number out of range, or a shared codebook in groups.
@@ -50,6 +60,7 @@ def residual(
     quantization-based tokens", arXiv 2412.10208.
     """
     _check(quantizer, levels, shared, keep_least, beam)
+    require(bool(np.all(np.asarray(shrink) > 0)), "shrink", shrink, "> 0")
     init, update_each = several(quantizer, levels)
     scales = np.atleast_1d(shrink) ** np.arange(levels)[:, None]  # [levels, 1 or channels]
 
@@ -65,11 +76,14 @@ def residual(
         dropping = train and keep_least > 0
         if dropping and key is None:
             raise ValueError("key must be given where keep_least > 0; got None")
+        mask = None if mask is None else checked_mask(mask, x.shape[:-1])
+        if ids is not None:
+            ids = given_ids(ids, quantizer.size, (*x.shape[:-1], levels, *quantizer.places))
+        kept = jax.random.randint(key, (), keep_least, levels + 1) if dropping else levels
         if beam > 1 and ids is None:
             if train:  # codebooks that data has not set yet are set by the plain way through
-                _, state = walk(params, state, x, mask, key, train, None, levels)
+                _, state = walk(params, state, x, mask, key, train, None, kept)
             ids = search(params, state, x)
-        kept = jax.random.randint(key, (), keep_least, levels + 1) if dropping else levels
         found, state = walk(params, state, x, mask, key, train, ids, kept)
         if estimator is not None:
             out = estimator(without_masked(x, mask), jax.lax.stop_gradient(found.out))

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jlab.vq.axes import ALONE, Axes
+from jlab.vq.checks import require_not_negative
 from jlab.vq.dtypes import by_channel, wide
 from jlab.vq.estimators import straight_through
 from jlab.vq.metrics import code_use, distortion
-from jlab.vq.quantizer import Quantized, Quantizer, checked_ids, codes_of, finish, tokens_of
+from jlab.vq.quantizer import Quantized, Quantizer, codes_of, finish, given_ids, tokens_of
 
 
 def fsq(
@@ -48,6 +49,7 @@ def fsq(
       ([[-1.0, 0.0]], [3])
     """
     _check(levels)
+    require_not_negative(eps=eps)
     steps, dim, size = np.array(levels), len(levels), math.prod(levels)
     basis, half_width = np.cumprod([1, *levels[:-1]]), steps // 2
 
@@ -86,7 +88,7 @@ def fsq(
             digits = (level if symmetric else level + by_channel(half_width, level)).astype(int)
             chosen, q = (digits * by_channel(basis, digits)).sum(-1), code(level)
         else:
-            chosen = checked_ids(ids, size).reshape(-1)
+            chosen = given_ids(ids, size, read.batch).reshape(-1)
             q = decode(params, state, chosen).astype(e.dtype)
         out, chosen = finish(read, straight_through(e, q).astype(x.dtype), chosen)
         metrics = distortion(*jax.lax.stop_gradient((e, q)), read.mask, axes)

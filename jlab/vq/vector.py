@@ -1,16 +1,18 @@
 """A quantiser from a codebook: lookup, estimator, losses, metrics."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jlab.vq.axes import ALONE, Axes
+from jlab.vq.checks import require_not_negative, require_sharpness
 from jlab.vq.codebooks import Assigned, Codebook
 from jlab.vq.dtypes import wide
 from jlab.vq.estimators import Estimator, rotation_trick
 from jlab.vq.kmeans import unit_rows
 from jlab.vq.losses import entropies, mean_square, orthogonality
 from jlab.vq.metrics import code_counts, distortion, perplexity, usage
-from jlab.vq.quantizer import Quantized, Quantizer, Tokens, checked_ids, finish, rows_of, tokens_of
+from jlab.vq.quantizer import Quantized, Quantizer, Tokens, finish, given_ids, rows_of, tokens_of
 
 
 def vector_quantizer(
@@ -38,7 +40,7 @@ def vector_quantizer(
       codebook_weight: weight of the loss that moves trained codes to tokens.
       orthogonal: weight of `orthogonality`, for a trained codebook.
       entropy: weight of the difference of the two `entropies`, sure choices and all codes used.
-      sharpness: of those choices.
+      sharpness: of those choices, softmax(-sharpness |e - c|^2 / 2).
       renormalize: for a cosine codebook, bring the result to unit length once more, with its
         gradient, which deletes the gradient's part along the code. The release does; the paper
         does not say so, and its authors advise against it.
@@ -49,7 +51,9 @@ def vector_quantizer(
 
     Source: Sections 3, 4.1 and 5.1.
     """
-    _check(codebook, commitment, codebook_weight, orthogonal, entropy, renormalize)
+    weights = {"commitment": commitment, "codebook_weight": codebook_weight, "entropy": entropy}
+    _check(codebook, orthogonal, renormalize, **weights)
+    require_sharpness(sharpness)
     if axes.codes is not None and (orthogonal or entropy):
         raise ValueError("orthogonal and entropy must be 0 where codes are split over devices")
 
@@ -70,7 +74,7 @@ def vector_quantizer(
         if ids is None:
             chosen, q = codebook.lookup(params, state, fixed)
         else:
-            chosen = checked_ids(ids, codebook.size).reshape(-1)
+            chosen = given_ids(ids, codebook.size, read.batch).reshape(-1)
             q = rows_of(codebook.vectors(params, state), chosen, axes)
         q = q.astype(e.dtype)
         out = estimator(e, q)
@@ -90,8 +94,8 @@ def vector_quantizer(
         if orthogonal:
             losses["orthogonal"] = orthogonal * orthogonality(codebook.vectors(params, state))
         if entropy:
-            rows = codebook.vectors(params, state)
-            own, mean = entropies(e, rows, sharpness, read.mask, axes)
+            compared = _as_products(e, codebook.vectors(params, state), codebook.unit)
+            own, mean = entropies(*compared, sharpness, read.mask, axes)
             losses["entropy"] = entropy * (own - mean)
         return losses
 
@@ -112,23 +116,19 @@ def vector_quantizer(
     return Quantizer(codebook.init, quantize, codebook.update, decode, codebook.dim, codebook.size)
 
 
-def _check(
-    codebook: Codebook,
-    commitment: float,
-    codebook_weight: float,
-    orthogonal: float,
-    entropy: float,
-    renormalize: bool,
-) -> None:
-    weights = {
-        "commitment": commitment,
-        "codebook_weight": codebook_weight,
-        "orthogonal": orthogonal,
-        "entropy": entropy,
-    }
-    for name, value in weights.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be >= 0 and finite; got {value}")
+def _as_products(
+    e: Float[Array, "n d"], rows: Float[Array, "codes d"], unit: bool
+) -> tuple[Array, Array]:
+    """Tokens and rows whose products are largest where the lookup goes: e.c - |c|^2 / 2."""
+    if unit:
+        return e, rows
+    least = -0.5 * jnp.square(rows).sum(-1, keepdims=True)
+    one = jnp.ones_like(e[:, :1])
+    return jnp.concatenate([e, one], axis=1), jnp.concatenate([rows, least], axis=1)
+
+
+def _check(codebook: Codebook, orthogonal: float, renormalize: bool, **weights: float) -> None:
+    require_not_negative(orthogonal=orthogonal, **weights)
     if orthogonal and not codebook.trained:
         raise ValueError(
             f"orthogonal must be 0 for a codebook that no gradient moves; got {orthogonal}"

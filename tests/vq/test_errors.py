@@ -21,6 +21,7 @@ from jlab.vq import (
     quantize_and_learn,
     random_projection,
     residual,
+    rotation_trick,
     simvq,
     vector_quantizer,
 )
@@ -37,7 +38,7 @@ REFUSED = {
     "expire must be >= 0 and finite; got -1": lambda: book(expire=-1),
     "init must be one of kaiming, uniform, normal; got 'zero'": lambda: book(init="zero"),
     "unused must be decay or freeze; got 'drop'": lambda: book(unused="drop"),
-    "eps must be >= 0 and finite; got -1": lambda: book(eps=-1),
+    "eps must be >= 0 and finite; got -2": lambda: book(eps=-2),
     "counts must be >= 0 and finite; got inf": lambda: book(counts=float("inf")),
     "floor must be >= 0 and finite; got -1": lambda: book(floor=-1),
     "commitment must be >= 0 and finite; got -1": lambda: vector_quantizer(book(), commitment=-1),
@@ -63,6 +64,16 @@ REFUSED = {
     r"levels must multiply to under 2\^31 codes": lambda: fsq([2**16, 2**16]),
     r"bits must be in 1\.\.30; got 31": lambda: lfq(31),
     "entropy must be 0 above 20 bits": lambda: lfq(21),
+    "sharpness must be > 0 and finite; got -1": lambda: lfq(3, sharpness=-1),
+    "diversity must be >= 0 and finite; got nan": lambda: lfq(3, diversity=float("nan")),
+    "sharpness must be > 0 and finite; got nan": lambda: vector_quantizer(
+        book(), entropy=0.1, sharpness=float("nan")
+    ),
+    "size must be under 2\\^31": lambda: ema(2**31, 2),
+    "shrink must be > 0; got 0.0": lambda: residual(quantizer, 2, shrink=0.0),
+    "eps must be >= 0 and finite; got -1": lambda: fsq([3], eps=-1),
+    "max_scale must be > 0; got -1": lambda: rotation_trick(X, X, max_scale=-1),
+    "uniform must be >= 0 and finite; got nan": lambda: gumbel(4, 2, uniform=float("nan")),
     "temperature must be > 0": lambda: gumbel(4, 2, temperature=(1.0, 0.0)),
     "iterations must be >= 1; got 0": lambda: kmeans(jnp.ones((3, 2)), jnp.ones((1, 2)), 0),
 }
@@ -90,6 +101,15 @@ X = jnp.ones((2, 3, 2))
 def test_tokens_and_masks(x, mask, message):
     with pytest.raises(ValueError, match=message):
         quantizer.quantize(*STARTED, x, mask)
+
+
+@pytest.mark.parametrize("made", [residual(quantizer, 2), grouped(quantizer, 1)])
+def test_masks_and_ids_of_compositions(made):
+    started = made.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="mask must be of type bool"):
+        made.quantize(*started, X, np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"ids must be of shape \(2, 3, .\) for this x; got"):
+        made.quantize(*started, X, ids=np.zeros((2, 3, 5), int))
 
 
 @pytest.mark.parametrize("made", [grouped(quantizer, 2), projected(quantizer, 4)])

@@ -10,8 +10,8 @@ from jlab.vq import gumbel
 from jlab.vq.gumbel import GumbelState
 
 
-def test_the_gradient_is_that_of_the_mixed_codes():
-    """Of softmax(logits + noise) C at the first temperature, which is 1."""
+def test_the_gradient_is_that_of_a_one_hot_choice_through_the_softmax():
+    """Codes learn by the choice itself, logits by softmax(logits + noise) at temperature 1."""
     quantizer = gumbel(5, 3, uniform=0.0)
     params, _ = jax.jit(quantizer.init)(jax.random.key(0))
     x, g = (jax.random.normal(jax.random.key(i), (7, 3)) for i in (1, 2))
@@ -25,7 +25,9 @@ def test_the_gradient_is_that_of_the_mixed_codes():
 
     def soft(params):
         noisy = logits(params) + jax.random.gumbel(key, (7, 5))
-        return (jax.nn.softmax(noisy, -1) @ params["vectors"] * g).sum()
+        soft, choice = jax.nn.softmax(noisy, -1), jax.nn.one_hot(noisy.argmax(-1), 5)
+        through = soft + jax.lax.stop_gradient(choice - soft)
+        return (through @ params["vectors"] * g).sum()
 
     found, expected = (jax.jit(jax.grad(f))(params) for f in (hard, soft))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
