@@ -33,12 +33,12 @@ class Config:
     """What to measure, and on which images."""
 
     run: str = ""
-    """Folder of a run of train vqvae, or of a seed in it."""
+    """Folder of a run of train vqvae, of a seed in it, or of many runs."""
     split: Literal["train", "validation"] = "validation"
     """Part of the images."""
     images: int | None = None
     """Images per group at most, spread evenly over it; of photographs the number of crops (None:
-    every image once)."""
+    every image once; 1024 crops)."""
     data: ImageConfig = field(default_factory=ImageConfig)
     """The images, of the shape that the model was trained on. Left as it is, those of its run."""
     batch: int = 64

@@ -25,7 +25,6 @@ def page(title: str, summary: Mapping[str, Any]) -> str:
         " over images. Pixels are in [-1, 1] for MSE; error is |e - q|^2 summed over channels, the"
         " mean over tokens, and relative error its share of |e|^2: an error can be smaller because"
         " the latents are.\n",
-        *_crops(summary),
         _models(summary),
         *_groups(summary),
         *_use(summary),
@@ -35,12 +34,6 @@ def page(title: str, summary: Mapping[str, Any]) -> str:
     return "\n".join(blocks)
 
 
-def _crops(summary: Mapping[str, Any]) -> list[str]:
-    if not summary["whole"]:
-        return []
-    return ["Each photograph was cut once, at its centre; `--images N` takes N crops.\n"]
-
-
 def _models(summary: Mapping[str, Any]) -> str:
     names = [name for name in _SCORES if any(name in x["scores"] for x in summary["models"])]
     head = ["model", "codes", "gradient", *(_SCORES[name][0] for name in names)]
@@ -48,7 +41,7 @@ def _models(summary: Mapping[str, Any]) -> str:
         [
             x["label"],
             f"{x['codes']} {x['kind']}",
-            x["estimator"],
+            x["gradient"],
             *(_said(name, x["scores"].get(name)) for name in names),
         ]
         for x in summary["models"]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from evals.reconstruction_compute import reconstructed
 from evals.reconstruction_inputs import Inputs
 from evals.reconstruction_measure import Measured
-from evals.reconstruction_scores import ids_of, labels_of
+from evals.reconstruction_scores import ids_of
 from jlab.training.plots import COLORS, figure
 from jlab.vq.make import make_quantizer
 from jlab.vq.plots import reconstruction_plot, usage_plot
@@ -29,7 +29,7 @@ def plots(out: "Run", config: "Config", inputs: Inputs, one: Measured) -> None:
     if size <= _COUNTED:
         columns = np.moveaxis(ids, 2, 0).reshape(ids.shape[2], -1)
         counts = [np.bincount(column[column >= 0], minlength=size) for column in columns]
-        usage_plot(out, dict(zip(labels_of(len(counts)), counts, strict=True)))
+        usage_plot(out, dict(zip(model.quantizer.place_names, counts, strict=True)))
     _errors(out, one)
 
 

@@ -31,7 +31,6 @@ def summary_of(config: "Config", found: Sequence[Measured]) -> dict[str, Any]:
         "run": config.run,
         "split": config.split,
         "images": dict(zip(first.subject.names, counts, strict=True)),
-        "whole": config.images is None and any(one.many_crops for one in first.subject.sets),
         "features": config.features,
         "perceptual": config.perceptual,
         "models": [_model(config, one) for one in found],
@@ -41,11 +40,6 @@ def summary_of(config: "Config", found: Sequence[Measured]) -> dict[str, Any]:
 def ids_of(one: Measured) -> Int[np.ndarray, "n tokens places"]:
     """Ids of all images."""
     return np.array([row["ids"] for row in one.rows], np.int32)
-
-
-def labels_of(places: int) -> list[str]:
-    """What the places of an id are called."""
-    return ["codes"] if places == 1 else [f"place {i}" for i in range(places)]
 
 
 def _model(config: "Config", one: Measured) -> dict[str, Any]:
@@ -62,14 +56,14 @@ def _model(config: "Config", one: Measured) -> dict[str, Any]:
         "label": one.subject.label,
         "step": one.subject.step,
         "kind": quantizer.kind,
-        "estimator": quantizer.estimator,
+        "gradient": quantizer.gradient,
         "codes": size,
         "tokens": ids.shape[1],
         "scores": scores(columns, config),
         "groups": groups,
         "use": [
             {"place": label, **code_use(ids[..., place], size), **_level(one, place)}
-            for place, label in enumerate(labels_of(ids.shape[2]))
+            for place, label in enumerate(quantizer.place_names)
         ],
         "sets": one.sets,
     }

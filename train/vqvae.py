@@ -17,7 +17,7 @@ from jlab.training.report import markdown_table, skipped_note
 from jlab.training.run import Run
 from jlab.vq.estimate import estimate_cost
 from jlab.vq.plots import curves_plot
-from jlab.vq.training import check_fit, train_vqvae
+from jlab.vq.training import check_alone, check_fit, train_vqvae
 from jlab.vq.training_config import ImageModelConfig
 from train.vqvae_plots import model_plots
 
@@ -29,6 +29,7 @@ class Config(ImageModelConfig):
 
 def prepare(config: Config, tell: Progress) -> Images:
     """Read the images, and refuse what does not fit them."""
+    check_alone(config)
     images = load_images(config.data, tell)
     check_fit(config, images)
     for remark in images.remarks():
@@ -59,7 +60,8 @@ def report(config: Config, parts: dict[int, Run], out: Run) -> str:
     found = {seed: result for seed, part in parts.items() if (result := part.result())}
     if not found:
         return "Stopped before the end; the plots show the run so far.\n"
-    return _table(found) + _note(config) + skipped_note(logs.values())
+    has_error = any("error" in result for result in found.values())
+    return _table(found) + _note(config, has_error) + skipped_note(logs.values())
 
 
 def _plain(value: Any) -> Any:
@@ -99,11 +101,14 @@ def _shown(name: str, value: Any) -> str:
     return " ".join(SHOWN[name].format(x) for x in values)
 
 
-def _note(config: Config) -> str:
+def _note(config: Config, has_error: bool) -> str:
     quantizer = config.model.quantizer
+    error = (
+        "; error is |e - q|^2 summed over channels, the mean over tokens, and relative_error its"
+        " share of |e|^2: an error can be smaller because the latents are"
+    )
     return (
-        f"\nValidation images; {quantizer.kind} codes, gradient: {quantizer.estimator}. Usage and"
-        " perplexity are over the codes of all these images; error is |e - q|^2 summed over"
-        " channels, the mean over tokens, and relative_error its share of |e|^2: an error can be"
-        " smaller because the latents are. Pixels are in [-1, 1] for MSE.\n"
+        f"\nValidation images; {quantizer.kind} codes, gradient: {quantizer.gradient}. Usage and"
+        f" perplexity are over the codes of all these images{error if has_error else ''}. Pixels"
+        " are in [-1, 1] for MSE.\n"
     )

@@ -39,8 +39,7 @@ def counts_of(trained: TrainedVQVAE, ids: np.ndarray) -> dict[str, np.ndarray]:
     config = trained.config.model
     quantizer = make_quantizer(config.quantizer, config.network.dim)
     flat = ids.reshape(-1, int(np.prod(quantizer.places)))
-    labels = ["codes"] if flat.shape[1] == 1 else [f"place {i}" for i in range(flat.shape[1])]
     return {
         label: np.bincount(column[column >= 0], minlength=quantizer.size)
-        for label, column in zip(labels, flat.T, strict=True)
+        for label, column in zip(config.quantizer.place_names, flat.T, strict=True)
     }

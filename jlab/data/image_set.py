@@ -9,6 +9,7 @@ from jlab.data.pixels import Picture, Pixels, Shape
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601: gray of red, green and blue
 _EVALUATION_SEED = 0
+_CROPS = 1024  # of few large images, where an evaluation does not say how many
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +56,13 @@ class ImageSet:
         """The ids and places of an evaluation: always the same.
 
         Each image once at its centre, at most `limit` of them spread evenly over the set; with
-        `many_crops`, `limit` crops, of the images in turn, at random places drawn once for all.
+        `many_crops`, `limit` crops (None: 1024), of the images in turn, at random places drawn once
+        for all.
         """
-        if self.many_crops and limit is not None:
+        if self.many_crops:
+            crops = _CROPS if limit is None else limit
             bits = np.random.PCG64(np.random.SeedSequence(_EVALUATION_SEED))
-            return np.arange(limit) % len(self), _uniform(bits, limit)
+            return np.arange(crops) % len(self), _uniform(bits, crops)
         count = len(self) if limit is None else min(limit, len(self))
         return np.arange(count) * len(self) // count, np.full((count, 3), 0.5)
 

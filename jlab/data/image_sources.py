@@ -99,7 +99,9 @@ def _load_array(path: Path, image_field: str | None) -> np.ndarray:
     except _NoField:
         raise
     except Exception as error:  # cut short, pickled, no zip: numpy raises many kinds
-        raise ValueError(f"{path}: cannot be read as an array: {reason(error)}") from error
+        pickled = "allow_pickle" in str(error)  # numpy takes any other bytes for a pickle
+        why = "no numbers in NumPy's format" if pickled else reason(error)
+        raise ValueError(f"{path}: cannot be read as an array: {why}") from error
 
 
 def array_pixels(array: np.ndarray, where: str) -> ArrayPixels:

@@ -41,6 +41,8 @@ def load_vision(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict
         one line that names it.
     """
     path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
     if path.suffix in PICKLES:
         raise ValueError(
             f"{path} is a pickle, which can run code when it is read: where that may be, save its"

@@ -14,7 +14,7 @@ from jlab.vq.losses import entropies, mean_square
 from jlab.vq.metrics import MOST_COUNTED, code_use, distortion
 from jlab.vq.quantizer import Quantized, Quantizer, codes_of, finish, given_ids, tokens_of
 
-_MOST_BITS = 30  # ids are int32
+MOST_BITS = 30  # ids are int32
 _MOST_COMPARED = MOST_COUNTED.bit_length() - 1  # bits whose codes are compared one by one
 
 
@@ -98,8 +98,8 @@ def lfq(
 
 
 def _check(bits: int, entropy: float) -> None:
-    if not 1 <= bits <= _MOST_BITS:
-        raise ValueError(f"bits must be in 1..{_MOST_BITS}; got {bits}")
+    if not 1 <= bits <= MOST_BITS:
+        raise ValueError(f"bits must be in 1..{MOST_BITS}; got {bits}")
     if entropy and bits > _MOST_COMPARED:
         raise ValueError(
             f"entropy must be 0 above {_MOST_COMPARED} bits, whose codes are too many to compare"

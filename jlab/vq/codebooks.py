@@ -18,6 +18,7 @@ from jlab.vq.kmeans import random_tokens, statistics, token_means, unit_rows
 from jlab.vq.lookup import nearest
 
 Start = Literal["kaiming", "uniform", "normal"]
+Unused = Literal["decay", "freeze"]
 
 
 class Assigned(NamedTuple):
@@ -59,7 +60,7 @@ def ema(
     eps: float = 1e-5,
     counts: float = 1.0,
     cosine: bool = False,
-    unused: Literal["decay", "freeze"] = "decay",
+    unused: Unused = "decay",
     floor: float = 1e-3,
     expire: float = 0.0,
     kmeans: int = 0,
@@ -108,8 +109,7 @@ def ema(
       >>> state = book.update(params, state, seen, jax.random.key(2))
     """
     check_book(size, dim, init, expire, kmeans, decay)
-    if unused not in ("decay", "freeze"):
-        raise ValueError(f"unused must be decay or freeze; got {unused!r}")
+    require(unused in get_args(Unused), "unused", unused, "decay or freeze")
     require_not_negative(eps=eps, counts=counts, floor=floor)
 
     def first(key: Array) -> tuple[PyTree, EMAState]:

@@ -56,7 +56,8 @@ class Discriminator(nn.Module):
         layers = self.config.layers
         least = 3 * 2**layers
         fits = min(images.shape[1:3]) >= least
-        require(fits, "image height and width", images.shape[1:3], f"at least {least}")
+        allowed = f"at least {least} for discriminator.layers = {layers}"
+        require(fits, "image height and width", images.shape[1:3], allowed)
         x = nn.leaky_relu(self._conv(images.astype(self.config.dtype), 1, 2, 0), 0.2)
         for n in range(1, layers + 1):
             x = self._conv(x, min(2**n, 8), 2 if n < layers else 1, n, bias=False)

@@ -78,7 +78,7 @@ def himmelblau_plot(out, runs: Mapping[str, Descent], distances: Mapping[str, np
         for place, (name, run) in enumerate(runs.items()):
             axis = made.add_subplot(grid[0, 3 * place : 3 * place + 3])
             _paths(axis, jax.tree.map(lambda x: np.asarray(x[0]), run), COLORS[place])
-            axis.set_title(f"{name}: codes (stars: where they end) and points", fontsize=9)
+            axis.set_title(name, fontsize=9)
         numbers = {
             "|e - q|$^2$": {name: run.error for name, run in runs.items()},
             "loss at the codes": {name: run.loss for name, run in runs.items()},
@@ -90,7 +90,9 @@ def himmelblau_plot(out, runs: Mapping[str, Descent], distances: Mapping[str, np
                 _band(axis, np.asarray(value), color, name)
             axis.set(xlabel="step", title=label, yscale="log")
             axis.title.set_fontsize(9)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, title="mean and deviation of starts", title_fontsize=7)
+        codes = next(iter(runs.values())).codes.shape[-2]
+        made.suptitle(f"{codes} codes under Himmelblau's function, the first start", fontsize=9)
         out.plot("himmelblau", made)
 
 
@@ -98,13 +100,14 @@ def _paths(axis, run: Descent, color: str) -> None:
     x, y, places = _grid(6.0)
     value = np.asarray(himmelblau(jnp.asarray(places))).reshape(x.shape)
     axis.contour(x, y, value, levels=_LEVELS, cmap="Greys_r", linewidths=0.6, alpha=0.6)
-    axis.plot(*run.points[0].T, ".", color="0.75", ms=2)
-    axis.plot(*run.points[-1].T, ".", color="#E69F00", ms=3)
+    axis.plot(*run.points[0].T, ".", color="0.75", ms=2, label="points, first")
+    axis.plot(*run.points[-1].T, ".", color="#E69F00", ms=3, label="points, last")
     for k in np.unique(run.ids[0]):
         axis.plot(*run.codes[:, k].T, color=color, lw=1.0)
     used = run.codes[-1][np.unique(run.ids[-1])]
-    axis.plot(*used.T, "*", color=color, ms=8, mec="white", mew=0.5)
-    axis.plot(*np.array(MINIMA).T, "kx", ms=8, mew=1.5)
+    axis.plot(*used.T, "*", color=color, ms=8, mec="white", mew=0.5, label="codes, last")
+    axis.plot(*np.array(MINIMA).T, "kx", ms=8, mew=1.5, label="minima")
+    axis.legend(fontsize=6, loc="lower left", ncols=2)
     axis.set(xlim=(-6, 6), ylim=(-6, 6), aspect="equal")
     axis.grid(visible=False)
 

@@ -13,7 +13,7 @@ class VectorQuantizer(nn.Module):
     """The quantiser of a config.
 
     With `train=True` its state learns from the batch, for which `codebook` must be mutable; what
-    draws at random (k-means, expiry, gumbel, dropped levels) needs the rng `quantizer`.
+    draws at random (k-means, expiry, gumbel, dropped levels) needs `rngs={"quantizer": key}`.
 
     Example:
       >>> import jax
@@ -50,7 +50,7 @@ class VectorQuantizer(nn.Module):
         quantizer, params, state = make_quantizer(self.config, self.dim), self.trained, self.state
         train = train and not self.is_initializing()
         now, later = None, None
-        if train and self.has_rng("quantizer"):
+        if train and self.config.draws:
             now, later = jax.random.split(self.make_rng("quantizer"))
         found, started = quantizer.quantize(params, state.value, x, mask, now, train, ids)
         if train:

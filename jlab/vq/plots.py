@@ -16,6 +16,7 @@ _CURVES = (
     ("eval/relative_error", "|e - q|$^2$ / |e|$^2$"),
     ("eval/norm", "|e|$^2$"),
 )
+_MEAN = ", mean of levels"
 
 
 def reconstruction_plot(
@@ -77,6 +78,8 @@ def curves_plot(out, logs: Mapping[str, Sequence[dict]]) -> None:
             for place, (run, rows) in enumerate(logs.items()):
                 steps, values = series(list(rows), name)
                 means = [np.mean(value) for value in values]
+                if any(np.ndim(value) for value in values):
+                    label = f"{label.removesuffix(_MEAN)}{_MEAN}"
                 color = COLORS[place % len(COLORS)]
                 axis.plot(steps, means, lw=1.3, marker=".", ms=3, color=color, label=run)
             axis.set(xlabel="step", ylabel=label)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jlab.vq.axes import ALONE, Axes
-from jlab.vq.checks import require_not_negative
+from jlab.vq.checks import require, require_not_negative
 from jlab.vq.dtypes import by_channel, wide
 from jlab.vq.estimators import straight_through
 from jlab.vq.metrics import code_use, distortion
@@ -48,7 +48,7 @@ def fsq(
       >>> found.out.tolist(), found.ids.tolist()
       ([[-1.0, 0.0]], [3])
     """
-    _check(levels)
+    check_levels(levels)
     require_not_negative(eps=eps)
     steps, dim, size = np.array(levels), len(levels), math.prod(levels)
     basis, half_width = np.cumprod([1, *levels[:-1]]), steps // 2
@@ -109,8 +109,8 @@ def fsq(
     return Quantizer(lambda key: ({}, {}), quantize, update, decode, dim, size)
 
 
-def _check(levels: Sequence[int]) -> None:
-    if not levels or min(levels) < 2:
-        raise ValueError(f"levels must be >= 2, one for each channel; got {list(levels)}")
-    if math.prod(levels) > 2**31 - 1:
-        raise ValueError(f"levels must multiply to under 2^31 codes; got {list(levels)}")
+def check_levels(levels: Sequence[int], name: str = "levels") -> None:
+    """Refuses levels that are no codebook, by the name of the setting."""
+    given = list(levels)
+    require(bool(given) and min(given) >= 2, name, given, ">= 2, one for each channel")
+    require(math.prod(given) < 2**31, name, given, "of a product under 2^31, the number of codes")

@@ -26,7 +26,7 @@ from jlab.vq.evaluate import ImageScores, make_image_evaluate
 from jlab.vq.make import make_quantizer
 from jlab.vq.training_config import ImageModelConfig
 from jlab.vq.training_state import abstract_state, image_state_shapes, init_image_state
-from jlab.vq.training_step import make_step
+from jlab.vq.training_step import make_step, perceptual_distance
 from jlab.vq.vqvae import VQVAE, tokens_per_image
 
 
@@ -117,10 +117,20 @@ def check_fit(config: ImageModelConfig, images: Images) -> None:
     Raises:
       ValueError: with the field, its value and what is allowed.
     """
+    check_alone(config)
     tokens_per_image(config.model, images.shape)
+    abstract_state(config, images)
+
+
+def check_alone(config: ImageModelConfig) -> None:
+    """Refuse what is wrong whatever the images are, before they are read.
+
+    Raises:
+      FileNotFoundError, ValueError: with the field, its value and what is allowed.
+    """
     make_quantizer(config.model.quantizer, config.model.network.dim)
     batch_rows(config.batch_size, make_mesh(config.mesh), config.accumulate)
-    abstract_state(config, images)
+    perceptual_distance(config.loss)
 
 
 def make_evaluator(

@@ -15,7 +15,7 @@ from jlab.vq.vqvae import VQVAE
 def make_step(config: ImageModelConfig, images: Images) -> StepFn:
     """The training step, with an adversary where the loss has one."""
     model, m = VQVAE(config.model, images.shape), len(images.names)
-    distance, optimizer = _distance(config.loss), image_optimizer(config)
+    distance, optimizer = perceptual_distance(config.loss), image_optimizer(config)
     if config.loss.adversarial:
         judge = Discriminator(config.discriminator)
         return adversarial_step(model, judge, config.loss, optimizer, m, distance)
@@ -24,7 +24,12 @@ def make_step(config: ImageModelConfig, images: Images) -> StepFn:
     )
 
 
-def _distance(config: LossConfig) -> Distance | None:
+def perceptual_distance(config: LossConfig) -> Distance | None:
+    """LPIPS with the weights of the config, where the loss has it.
+
+    Raises:
+      FileNotFoundError, ValueError: one line that names the file and the tensor.
+    """
     if not config.perceptual:
         return None
     from jlab.vq.perceptual import load_lpips, lpips

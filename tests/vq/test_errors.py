@@ -61,7 +61,7 @@ REFUSED = {
         grouped(quantizer, 2), 2, beam=2
     ),
     r"levels must be >= 2, one for each channel; got \[3, 1\]": lambda: fsq([3, 1]),
-    r"levels must multiply to under 2\^31 codes": lambda: fsq([2**16, 2**16]),
+    r"levels must be of a product under 2\^31": lambda: fsq([2**16, 2**16]),
     r"bits must be in 1\.\.30; got 31": lambda: lfq(31),
     "entropy must be 0 above 20 bits": lambda: lfq(21),
     "sharpness must be > 0 and finite; got -1": lambda: lfq(3, sharpness=-1),
