@@ -31,6 +31,8 @@ def quantizers(axes: Axes) -> dict:
     made = {
         "ema": vector_quantizer(ema(CODES, DIM, **busy), axes=axes),
         "ema, cosine": vector_quantizer(ema(CODES, DIM, cosine=True, axes=axes), axes=axes),
+        # Smoothed by as many codes as there are on all devices.
+        "ema, smoothed": vector_quantizer(ema(CODES, DIM, eps=0.5, axes=axes), axes=axes),
         "learned": vector_quantizer(learned(CODES, DIM, **busy), axes=axes),
         "simvq": vector_quantizer(simvq(CODES, DIM, axes=axes), axes=axes),
         "residual": residual(vector_quantizer(ema(CODES, DIM, **busy), axes=axes), 2, beam=2),

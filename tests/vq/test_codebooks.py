@@ -61,6 +61,25 @@ def test_an_expired_trained_row_becomes_a_token():
     assert after.counts.tolist() == [2.5, 0.75]
 
 
+def test_a_trained_row_that_expires_again_becomes_a_token_again():
+    """Wherever the first expiry put it, and the optimiser since."""
+    book = learned(2, 2, decay=0.5, expire=0.75)
+    params, state = book.init(jax.random.key(0))
+    state = book.update(params, state, seen([0, 0, 0, 0]), jax.random.key(0))
+    params, others = {"vectors": params["vectors"] + 0.25}, 7 - 2 * TOKENS
+    again = Assigned(others, jnp.zeros(4, int), ALL)
+    row = book.vectors(params, book.update(params, state, again, jax.random.key(1)))[1]
+    assert np.abs(others - row[None]).sum(1).min() < 1e-5
+
+
+def test_trained_rows_that_tokens_choose_at_once_do_not_expire():
+    """They start with as many tokens as keep a row: n = 2 / 2 + 2 / 2, and 2 is enough."""
+    book = learned(2, 2, decay=0.5, expire=2.0)
+    params, state = book.init(jax.random.key(0))
+    after = book.update(params, state, seen([0, 0, 1, 1]), jax.random.key(0))
+    np.testing.assert_array_equal(book.vectors(params, after), params["vectors"])
+
+
 @pytest.mark.parametrize("make", [ema, learned])
 def test_data_sets_the_rows_once(make):
     book = make(2, 2, kmeans=3)
@@ -121,3 +140,16 @@ def test_labels_of_a_random_projection_are_those_of_the_key():
 
     np.testing.assert_array_equal(labels(0), labels(0))
     assert (labels(0) != labels(1)).any()
+
+
+def test_a_random_projection_is_of_tokens_without_their_mean():
+    """(x - mean) times the matrix, of each head the most similar code: length has no say in it."""
+    quantizer = random_projection(6, 16, 4, heads=2)
+    params, state = jax.jit(quantizer.init)(jax.random.key(0))
+    x = 3 + 0.5 * np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    mapped = ((x - x.mean(1, keepdims=True)) @ np.asarray(state["kernel"])).reshape(40, 2, 4)
+    every = jnp.tile(jnp.arange(16)[:, None], (1, 2))
+    codes = np.asarray(jax.jit(quantizer.decode)(params, state, every)).reshape(16, 2, 4)
+    expected = np.einsum("nhd,khd->nhk", mapped, codes).argmax(-1)
+    found, _ = jax.jit(quantizer.quantize)(params, state, x)
+    np.testing.assert_array_equal(found.ids, expected)

@@ -75,6 +75,15 @@ def test_vectors_whose_squares_do_not_fit(size):
     np.testing.assert_allclose(found, np.tile(expected, (TOKENS, 1)), rtol=1e-5)
 
 
+def test_a_vector_too_short_for_a_direction_is_straight_through():
+    """1e-8, of a token, a code or both, at acute angles, so that nothing else stops a rotation."""
+    short, long = np.float32([6e-9, 0.0, 8e-9]), np.float32([0.0, 3.0, 4.0])
+    e, q = np.stack([short, long, short, short]), np.stack([long, short, short[::-1], long])
+    g = np.tile(np.float32([1.0, 2.0, 3.0]), (TOKENS, 1))
+    for name, (_, slope, _) in pulled(e, q, g).items():
+        np.testing.assert_array_equal(slope, g, err_msg=name)
+
+
 def regular(seed: int) -> tuple[np.ndarray, ...]:
     """Three float64 arrays of ordinary vectors."""
     return tuple(np.random.default_rng(seed).normal(size=(3, TOKENS, DIM)))

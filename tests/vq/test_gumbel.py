@@ -36,6 +36,20 @@ def test_the_gradient_is_that_of_a_one_hot_choice_through_the_softmax():
     np.testing.assert_array_equal(ran.ids, logits(params).argmax(-1))
 
 
+def test_the_loss_is_how_far_the_choice_is_from_an_even_one():
+    """Mean KL(p || 1/3): of p = (1/2, 1/4, 1/4) it is ln(3/2) / 2 + ln(3/4) / 2, of 1/3 each 0."""
+    quantizer = gumbel(3, 3, uniform=2.0)
+    params = {
+        "logits": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)},
+        "vectors": jnp.ones((3, 3)),
+    }
+    x = jnp.log(jnp.array([[0.5, 0.25, 0.25], [1.0, 1.0, 1.0], [9.0, 1.0, 1.0]]))
+    state, mask = GumbelState(jnp.int32(0)), jnp.arange(3) < 2
+    found, _ = jax.jit(quantizer.quantize)(params, state, x, mask)
+    kl = np.log(3 / 2) / 2 + np.log(3 / 4) / 2
+    np.testing.assert_allclose(found.loss, 2 * kl / 2, rtol=1e-5)
+
+
 def test_only_batches_with_a_token_cool_it():
     quantizer = gumbel(5, 3)
     params, state = quantizer.init(jax.random.key(0))

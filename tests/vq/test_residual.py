@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jlab.vq import ema, grouped, quantize_and_learn, residual, straight_through, vector_quantizer
+from jlab.vq import (
+    ema,
+    fsq,
+    grouped,
+    quantize_and_learn,
+    residual,
+    straight_through,
+    vector_quantizer,
+)
 
 X = jax.random.normal(jax.random.key(3), (50, 4))
 LEVELS = 3
@@ -55,6 +63,18 @@ def test_levels_left_out_have_no_ids_no_loss_and_learn_nothing():
     assert kept == {1, 2, 3}
 
 
+def test_never_fewer_levels_than_the_least_are_kept():
+    quantizer = residual(fsq([3, 3]), 4, keep_least=3, shrink=0.5)
+
+    @jax.jit
+    @jax.vmap
+    def kept(key):
+        found, _ = quantizer.quantize({}, {}, X[:5, :2], key=key, train=True)
+        return (found.ids >= 0).all(0).sum()
+
+    assert set(kept(jax.random.split(jax.random.key(0), 64)).tolist()) == {3, 4}
+
+
 def test_a_shared_codebook_learns_once_from_all_levels():
     """As one update by the tokens of every level."""
     params, state, found, after = ran(residual(BOOK, LEVELS, shared=True))
@@ -70,6 +90,18 @@ def test_a_beam_comes_nearer_on_average():
         found = ran(residual(BOOK, LEVELS, beam=beam))[2]
         errors.append(float(jnp.square(X - found.out).sum(-1).mean()))
     assert errors[1] < errors[0]
+
+
+def test_a_beam_of_everything_finds_the_best_sum_of_shrinking_levels():
+    """(-1, 0, 1) at the first level, a half and a quarter of it at the second: 81 sums in all."""
+    shrink, grid = np.array([0.5, 0.25]), np.stack(np.meshgrid(*2 * [[-1, 0, 1]]), -1)
+    sums = (grid.reshape(9, 1, 2) + shrink * grid.reshape(1, 9, 2)).reshape(81, 2)
+    quantizer = residual(fsq([3, 3]), 2, shrink=tuple(shrink), beam=9)
+    x = np.asarray(X[:, :2])
+    found, _ = jax.jit(quantizer.quantize)({}, {}, x)
+    least = ((x[:, None] - sums) ** 2).sum(-1).min(1)
+    np.testing.assert_allclose(((x - found.out) ** 2).sum(-1), least, atol=1e-5)
+    np.testing.assert_allclose(quantizer.decode({}, {}, found.ids), found.out, atol=1e-6)
 
 
 def test_groups_are_quantised_each_by_itself():
