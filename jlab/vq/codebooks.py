@@ -86,7 +86,8 @@ def ema(
         is below `floor` stays where it is until tokens choose it again.
       floor: of "freeze".
       expire: a row whose n is below it becomes a random token of the batch, with n = expire
-        (0: none does).
+        (0: none does). Above `counts` it takes rows with few tokens already in the first step, as
+        lucidrains' library does; k-means first, or `counts` as high, does not.
       kmeans: iterations of k-means on the first batch that set the rows (0: data does not).
       init: kaiming: U(+-sqrt(6 / (K d))), all rows near zero; uniform: U(+-1 / K); normal:
         N(0, 1 / d).

@@ -160,7 +160,8 @@ def diveq(
     step = wide(q) - start
     length = _length(step)
     noisy = step if key is None else step + deviation * jax.random.normal(key, e.shape, step.dtype)
-    direction = noisy / jnp.maximum(_length(noisy), SHORTEST)
+    size = _length(noisy)
+    direction = noisy / jnp.where(size > 0, size, 1.0)
     return (start + length * jax.lax.stop_gradient(direction)).astype(q.dtype)
 
 

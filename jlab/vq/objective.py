@@ -90,9 +90,11 @@ def reconstruct(
     variables = {"params": params, "codebook": codebook}
     real = batch.mask > 0
     weight = batch.mask / jnp.maximum(batch.mask.sum(), 1)
+    # Weights alone would let a NaN of an image that does not count through.
+    shown = jnp.where(real[:, None, None, None], batch.images, 0)
     (latents, quantized), after = model.apply(
         variables,
-        batch.images,
+        shown,
         real,
         train=True,
         mutable=["codebook"],
@@ -102,7 +104,7 @@ def reconstruct(
 
     def decoded(z: Array) -> tuple[Array, Array, Array]:
         images = model.apply(variables, z, method="decode_latents")
-        rows = image_loss(config, images, batch.images, perceptual)
+        rows = image_loss(config, images, shown, perceptual)
         return (rows * weight).sum(), images, rows
 
     gradient = model.config.quantizer.estimator

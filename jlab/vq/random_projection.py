@@ -1,7 +1,6 @@
 """Labels by a random projection and random codes: targets for self-supervised learning."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jlab.vq.compose import grouped
@@ -53,9 +52,8 @@ def random_projection(channels: int, size: int, dim: int = 16, heads: int = 1) -
         if x.shape[-1] != channels:
             raise ValueError(f"x must have {channels} channels on its last axis; got {x.shape}")
         x = jax.lax.stop_gradient(x)
-        centred = x - x.mean(-1, keepdims=True)
-        spread = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
-        projected = centred * spread @ state["kernel"].astype(x.dtype)
+        # At unit deviation too in the paper, but the lookup is by cosine: lengths do not matter.
+        projected = (x - x.mean(-1, keepdims=True)) @ state["kernel"].astype(x.dtype)
         found, _ = books.quantize(params, state["codes"], projected, mask, key, False, ids)
         return found._replace(losses={}), state
 

@@ -151,6 +151,7 @@ BAD = [
         "--model.quantizer.estimator exact --model.quantizer.levels 2",
         "estimator exact must be of one level and one group; got 2 and 1",
     ),
+    ("vqvae", "--mesh.data 3 --data.groups a=/no/such/folder", "mesh"),
     ("vqvae", "--data.groups nothing", "got 'nothing'", 'be "digits" or "photographs"'),
     ("vqvae", "--data.groups a=/no/such/folder", "/no/such/folder"),
     ("vqvae", "--model.network.kind small_conv --data.size 6", "6"),

@@ -84,6 +84,7 @@ def test_an_evaluation_of_large_images_takes_many_fixed_crops_of_each_in_turn():
     images = of([GRID, GRID + 100], (3, 3, 3), many_crops=True)
     crops = evaluation_images(images, 40)
     assert images.fixed(4)[0].tolist() == [0, 1, 0, 1]
+    assert len(images.fixed()[0]) == 1024
     assert len({corner(crop) for crop in crops}) > 20
     np.testing.assert_array_equal(crops, evaluation_images(images, 40))
     np.testing.assert_array_equal(crops[:7], evaluation_images(images, 7))

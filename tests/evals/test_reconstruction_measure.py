@@ -41,7 +41,7 @@ def test_levels_in_groups_each_have_their_numbers(tmp_path):
     summary = summary_of(Config(images=IMAGES, samples=20), [one])
     (model,) = summary["models"]
     use = model["use"]
-    assert [x["place"] for x in use] == [f"place {i}" for i in range(6)]
+    assert [x["place"] for x in use] == [f"group {g}, level {i}" for g in (0, 1) for i in range(3)]
     assert all(x["tokens"] == IMAGES * 8 and 0 < x["usage"] <= 1 for x in use)
     errors = [x["error"] for x in use]
     assert errors[:3] == errors[3:], "of a level, the mean over groups"

@@ -57,11 +57,10 @@ def summary():
     use = {"place": "codes", **code_use(np.zeros((2, 3), int), 4)}
     means = {"mean": 1.0, "deviation": 0.1, "better": 3}
     fields = ("error", "loss", "distance", "steps", "used")
-    model = {"label": "a", "codes": 4, "kind": "ema", "estimator": "rotation", "use": [use]}
+    model = {"label": "a", "codes": 4, "kind": "ema", "gradient": "rotation", "use": [use]}
     return {
         "images": {"digits": 2},
         "split": "train",
-        "whole": False,
         "features": "",
         "perceptual": "",
         "models": [{**model, "scores": {"mse": number}, "groups": {}, "sets": None}],

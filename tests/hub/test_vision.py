@@ -43,7 +43,7 @@ def test_missing_tensors_are_named(tmp_path):
     save_file({"x": np.zeros(1, np.float32)}, path)
     with pytest.raises(ValueError, match=r"no tensor features.0.weight and 1 more$"):
         load_vision(path, SHAPES)
-    with pytest.raises(FileNotFoundError, match=r"no other.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"other.safetensors is not a file"):
         load_vision(tmp_path / "other.safetensors", SHAPES)
 
 

@@ -176,6 +176,8 @@ def test_diveq_without_noise_by_hand():
     np.testing.assert_allclose(of_e, [0, 7], atol=1e-6)
     np.testing.assert_allclose(of_q, [5, 0], atol=1e-6)
     assert np.isfinite(jax.vjp(diveq, e, e)[1](g)[0]).all(), "no direction at e = q"
+    near = 1e-8 * jnp.eye(2)
+    np.testing.assert_allclose(diveq(*near), near[1], rtol=1e-6, atol=1e-14)
 
 
 def test_diveq_with_noise_keeps_the_distance():
