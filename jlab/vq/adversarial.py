@@ -49,7 +49,8 @@ def adversarial_step(
 
     The adversary's gradient is weighed so that it moves the decoder's last layer as much as the
     reconstruction's. Both networks learn from the same pass: the release lets the adversary see the
-    reconstructions of a decoder that has just moved.
+    reconstructions of a decoder that has just moved. It judges every row: batches must be full, as
+    those of a loader are.
 
     Args:
       model: the VQ-VAE.
