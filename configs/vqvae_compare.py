@@ -25,7 +25,7 @@ SIZES = {
     "tiny": RECIPE.Config(
         digits=replace(_DIGITS, loop=_FEW, batch_size=16, eval_images=16),
         photographs=replace(_PHOTOGRAPHS, loop=_FEW, batch_size=2, eval_images=2),
-        only=("ema-straight_through", "ema-rotation"),
+        only=("digits-ema-straight_through", "digits-ema-rotation"),
         runs=2,
     ),
 }

@@ -247,7 +247,12 @@ METHODS = {
 UNCHANGED = np.arange(GROUPS)
 
 
-@pytest.fixture(params=METHODS, name="row")
+# What these quantisers share with those that are left, those show; tests/vq has all of them.
+SELDOM = ("simvq", "grouped", "lfq", "gumbel")
+ROWS = [pytest.param(n, marks=pytest.mark.slow) if n in SELDOM else n for n in METHODS]
+
+
+@pytest.fixture(params=ROWS, name="row")
 def row_of_the_table(request):
     return METHODS[request.param]
 

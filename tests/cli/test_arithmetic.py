@@ -47,6 +47,7 @@ def test_a_run_leaves_all_that_is_promised(unbroken):
     assert all(re.fullmatch(rf"{training}|sampling \d+/160 .*", line) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_training_and_in_sampling_comes_to_the_same_numbers(
     unbroken, tmp_path, cache
 ):

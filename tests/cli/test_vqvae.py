@@ -111,6 +111,14 @@ def test_a_comparison_is_paired_by_seed(unbroken):
 
 
 @pytest.mark.slow
+def test_a_comparison_of_photographs(tmp_path, cache):
+    words = ["train", "vqvae_compare", "--size", "tiny", "--only", "photographs-ema-rotation"]
+    code, out, err = run(tmp_path, cache, *words)
+    assert code == 0, err
+    assert "photographs" in out
+
+
+@pytest.mark.slow
 def test_a_comparison_killed_comes_to_the_same_numbers(unbroken, tmp_path, cache):
     whole, _, _ = unbroken("vqvae_compare")
     folder = tmp_path / "runs/vqvae_compare/001"

@@ -129,7 +129,9 @@ def test_the_adaptive_weight_passes_no_gradient():
 
 
 def test_small_images_and_odd_configs_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"height and width must be at least 24; got \(23, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"at least 24 for discriminator.layers = 3; got \(23, 32\)"
+    ):
         Discriminator(TINY).init(jax.random.key(0), jnp.zeros((1, 23, 32, 3)))
     least, _ = jax.eval_shape(
         Discriminator(TINY).init_with_output, jax.random.key(0), jnp.zeros((1, 24, 24, 3))

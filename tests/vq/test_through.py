@@ -8,6 +8,8 @@ import pytest
 from jlab.data.image_loader import ImageBatch
 from jlab.vq import loss_through
 from jlab.vq.config import CodebookConfig, QuantizerConfig
+from jlab.vq.mlp import MLPConfig
+from jlab.vq.networks import NetworkConfig
 from jlab.vq.objective import LossConfig, reconstruct
 from jlab.vq.vqvae import VQVAE, VQVAEConfig
 
@@ -50,7 +52,9 @@ def test_of_a_cosine_codebook_the_decoder_is_asked_at_unit_length():
     quantizer = QuantizerConfig(
         estimator="exact", codebook=CodebookConfig(size=16, cosine=True), commitment=0.0
     )
-    model, shape = VQVAE(VQVAEConfig(quantizer=quantizer), (8, 8, 1)), (4, 8, 8, 1)
+    network = NetworkConfig(kind="mlp", dim=4, mlp=MLPConfig(hidden=(16,), tokens=4))
+    model = VQVAE(VQVAEConfig(network=network, quantizer=quantizer), (8, 8, 1))
+    shape = (4, 8, 8, 1)
     images = jax.random.uniform(jax.random.key(1), shape, minval=-1)
     variables = model.init(jax.random.key(0), images)
     params, codebook = variables["params"], variables["codebook"]
